@@ -1,0 +1,1 @@
+"""Demo scans and their licences."""
