@@ -1,0 +1,41 @@
+# Every target makes .venv if it is missing and installs once; afterwards no network is needed.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+NO_VENV := vesselseg: error: $(PYTHON) cannot make virtual environments; \
+	install the Debian package python3-venv
+
+.PHONY: demo test lint bench style
+
+demo: .venv/.core
+	$(BIN)/vesselseg demo -o out --overwrite
+
+test: .venv/.test
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy vesselseg
+
+bench: .venv/.core
+	$(BIN)/python studies/bench_path.py
+
+style:
+	@$(PYTHON) studies/style.py
+
+.venv/bin/pip:
+	@$(PYTHON) -c "import ensurepip" 2>/dev/null || { echo "$(NO_VENV)" >&2; exit 5; }
+	$(PYTHON) -m venv .venv
+
+.venv/.core: .venv/bin/pip pyproject.toml
+	$(INSTALL) -e .
+	@touch $@
+
+.venv/.test: .venv/bin/pip pyproject.toml
+	$(INSTALL) -e ".[test,dicom,vtk]"
+	@touch $@
+
+.venv/.dev: .venv/bin/pip pyproject.toml
+	$(INSTALL) -e ".[test,dicom,vtk,dev]"
+	@touch $@
