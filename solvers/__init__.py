@@ -1,0 +1,24 @@
+"""Level-set numerics on bare arrays: redistancing, evolution, refinement, uncertainty."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .evolution import advect, stable_time_step
+    from .redistancing import redistance
+
+_HOME = {
+    "advect": "evolution",
+    "redistance": "redistancing",
+    "stable_time_step": "evolution",
+}
+
+__all__ = ["advect", "redistance", "stable_time_step"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,53 @@
+"""The one gate of every array function: layout, dtype, finiteness, interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vesselseg.errors import DataError, NoInterfaceError
+
+SPACING_RANGE_MM = (1e-4, 1e4)
+
+
+def asfield(phi: Any, spacing_mm: float | Sequence[float]) -> tuple[NDArray, tuple[float, ...]]:
+    """Return a finite C-ordered 3-D float copy clipped to the domain diameter, and its spacing.
+
+    A 2-D field becomes one plane; float64 stays, everything else becomes float32. The input is
+    never modified.
+    """
+    array = np.asarray(phi)
+    if array.ndim not in (2, 3) or min(array.shape) < 1:
+        raise DataError("bad level set", found=f"shape {array.shape}", need="2-D or 3-D")
+    if array.dtype.kind not in "fiub":
+        raise DataError("bad level set", found=f"dtype {array.dtype}", need="real numbers")
+    spacing = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), (array.ndim,))
+    low, high = SPACING_RANGE_MM
+    if not np.isfinite(spacing).all() or spacing.min() < low or spacing.max() > high:
+        raise DataError("bad spacing_mm", found=spacing.tolist(), need=f"{low} to {high} mm")
+    if not np.isfinite(array).all():
+        raise DataError("non-finite level set", found=int(np.sum(~np.isfinite(array))), need=0)
+    diameter = float(np.linalg.norm(np.multiply(array.shape, spacing)))
+    dtype = np.float64 if array.dtype == np.float64 else np.float32
+    clipped = np.clip(array, -diameter, diameter).astype(dtype, order="C")
+    if array.ndim == 2:
+        return clipped[None], (float(spacing.min()), *map(float, spacing))
+    return clipped, tuple(map(float, spacing))
+
+
+def require_interface(phi: NDArray) -> None:
+    """Refuse a level set that is nowhere or everywhere negative."""
+    inside = np.count_nonzero(phi < 0)
+    if inside in (0, phi.size):
+        where = "inside" if inside else "outside"
+        raise NoInterfaceError(
+            "no wall in the level set", found=f"every voxel {where}", need="both signs"
+        )
+
+
+def like_input(field: NDArray, phi: Any) -> NDArray:
+    """Give a 3-D result the dimension of the input."""
+    return field[0] if np.ndim(phi) == 2 else field
