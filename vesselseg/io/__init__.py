@@ -1,0 +1,1 @@
+"""Guarded readers and the atomic writer."""
