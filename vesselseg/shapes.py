@@ -1,0 +1,468 @@
+"""Distances behind the phantoms: tubes about a curve, unions, ellipsoids, plane curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Points = NDArray[np.float64]
+# Value, first and second derivative at parameters t in [0, 1].
+Curve = Callable[[Points], tuple[Points, Points, Points]]
+Wall = tuple[Points, Points, Points]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A smooth piece of a shape.
+
+    Parameters
+    ----------
+    distance : callable
+        ``(n, 3)`` points to signed distances ``(n,)`` and outward unit normals ``(n, 3)``.
+    wall : tuple
+        Quadrature of the surface: points ``(m, 3)``, normals ``(m, 3)``, area weights ``(m,)``.
+    axis, axis_radius : arrays
+        ``(k, 3)`` and ``(k,)``.
+    """
+
+    distance: Callable[[Points], tuple[Points, Points]]
+    wall: Wall
+    axis: Points
+    axis_radius: Points
+
+
+@dataclass(frozen=True, eq=False)
+class Solid:
+    """A union of parts: its distance, its creases, and its area and volume on demand."""
+
+    distance: Callable[[Points], Points]
+    crease: Points
+    measure: Callable[[], tuple[float, float]]
+
+
+def ball(centre: Points, radius: float) -> Part:
+    """Return a ball as a part."""
+
+    def distance(x: Points) -> tuple[Points, Points]:
+        return _about(x, np.broadcast_to(centre, x.shape), np.full(len(x), radius))
+
+    wall = _cap(centre, np.array([0.0, 0.0, 1.0]), radius, -1.0)
+    return Part(distance, wall, centre[None], np.array([radius]))
+
+
+def capsule(a: Points, b: Points, radius: float) -> Part:
+    """Return a straight tube with round ends as a part."""
+    along = b - a
+
+    def distance(x: Points) -> tuple[Points, Points]:
+        t = np.clip((x - a) @ along / (along @ along), 0.0, 1.0)
+        return _about(x, a + t[:, None] * along, np.full(len(x), radius))
+
+    def curve(t: Points) -> tuple[Points, Points, Points]:
+        c = a + t[:, None] * along
+        return c, np.broadcast_to(along, c.shape), np.zeros_like(c)
+
+    def width(t: Points) -> tuple[Points, Points, Points]:
+        return np.full_like(t, radius), np.zeros_like(t), np.zeros_like(t)
+
+    t = np.linspace(0, 1, 200)
+    return Part(distance, _tube_wall(curve, width), curve(t)[0], width(t)[0])
+
+
+def tube_part(curve: Curve, width: Curve, samples: int = 200) -> Part:
+    """Return the union of the balls of radius ``width`` about a curve as a part.
+
+    Its distance is minₜ(|x - c(t)| - r(t)), exact on both sides of the wall as long as the tube
+    does not overlap itself (r < 1/curvature, |dr/ds| < 1): every inner normal passes through the
+    centre of the ball that touches the wall there.
+    """
+    from scipy.spatial import cKDTree
+
+    knots = np.linspace(0, 1, samples)
+    centres, radii = curve(knots)[0], width(knots)[0]
+    constant = bool(np.ptp(radii) == 0.0)
+    tree = cKDTree(centres)
+
+    def start(x: Points) -> NDArray[np.intp]:
+        if constant:
+            return np.asarray(tree.query(x)[1])
+        nearest = []
+        for block in np.array_split(x, max(1, len(x) // 4096)):
+            squares = (block**2).sum(1)[:, None] - 2 * block @ centres.T + (centres**2).sum(1)
+            nearest.append((np.sqrt(np.maximum(squares, 0.0)) - radii).argmin(1))
+        return np.concatenate(nearest)
+
+    def distance(x: Points) -> tuple[Points, Points]:
+        near = start(x)
+        low, high = knots[np.maximum(near - 1, 0)], knots[np.minimum(near + 1, samples - 1)]
+        t = _foot(x, curve, width, knots[near], low, high)
+        return _about(x, curve(t)[0], width(t)[0])
+
+    return Part(distance, _tube_wall(curve, width), centres, radii)
+
+
+def _foot(x: Points, curve: Curve, width: Curve, t: Points, low: Points, high: Points) -> Points:
+    """Solve (c - x)·c' = r'|c - x| between two knots: Newton's method, guarded by bisection."""
+    for _ in range(7):
+        c, c1, c2 = curve(t)
+        _, r1, r2 = width(t)
+        offset = c - x
+        rho = np.maximum(np.linalg.norm(offset, axis=1), 1e-12)
+        along = (offset * c1).sum(1)
+        residual = along - r1 * rho
+        slope = (c1 * c1).sum(1) + (offset * c2).sum(1) - r2 * rho - r1 * along / rho
+        low, high = np.where(residual < 0, t, low), np.where(residual < 0, high, t)
+        step = t - residual / np.where(slope > 0, slope, 1.0)
+        good = (slope > 0) & (step >= low) & (step <= high)
+        t = np.where(good, step, (low + high) / 2)
+    return t
+
+
+def _about(x: Points, centre: Points, radius: Points) -> tuple[Points, Points]:
+    offset = x - centre
+    rho = np.linalg.norm(offset, axis=1)
+    normal = offset / np.maximum(rho, 1e-300)[:, None]
+    normal[rho == 0] = (0.0, 0.0, 1.0)
+    return rho - radius, normal
+
+
+def _cap(centre: Points, direction: Points, radius: float, lowest: float) -> Wall:
+    """Quadrature of the part u·direction > lowest of a sphere."""
+    nodes, weights = np.polynomial.legendre.leggauss(48)
+    u = lowest + (nodes + 1) / 2 * (1 - lowest)
+    angle = np.arange(96) * 2 * np.pi / 96
+    e1, e2 = _frame(direction[None])
+    ring = np.cos(angle)[:, None] * e1 + np.sin(angle)[:, None] * e2
+    normal = u[:, None, None] * direction + np.sqrt(1 - u**2)[:, None, None] * ring
+    weight = np.repeat(weights * (1 - lowest) / 2 * radius**2 * 2 * np.pi / 96, 96)
+    normal = normal.reshape(-1, 3)
+    return centre + radius * normal, normal, weight
+
+
+def _frame(direction: Points) -> tuple[Points, Points]:
+    """Two unit vectors across each direction ``(n, 3)``."""
+    helper = np.eye(3)[np.abs(direction).argmin(1)]
+    first = np.cross(direction, helper)
+    first /= np.linalg.norm(first, axis=1, keepdims=True)
+    return first, np.cross(direction, first)
+
+
+def _tube_wall(curve: Curve, width: Curve, along: int = 240, around: int = 96) -> Wall:
+    """Quadrature of the envelope of the balls and of its two round ends.
+
+    With u the unit normal, p = c + r·u, u = -r'·T + q·e, q² = 1 - r'² (arc length), the area
+    element is r·(q² - r·r'' - r·q·K·e) with the curvature vector K of the axis.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(along)
+    t = (nodes + 1) / 2
+    c, c1, c2 = curve(t)
+    r, r1, r2 = width(t)
+    speed = np.linalg.norm(c1, axis=1)
+    tangent = c1 / speed[:, None]
+    pull = (c2 * tangent).sum(1)
+    bend = (c2 - pull[:, None] * tangent) / speed[:, None] ** 2
+    rs = r1 / speed
+    rss = (r2 - rs * pull) / speed**2
+    q = np.sqrt(np.maximum(1 - rs**2, 0.0))
+    angle = np.arange(around) * 2 * np.pi / around
+    e1, e2 = _frame(tangent)
+    e = np.cos(angle)[None, :, None] * e1[:, None] + np.sin(angle)[None, :, None] * e2[:, None]
+    normal = -(rs[:, None] * tangent)[:, None] + q[:, None, None] * e
+    point = c[:, None] + r[:, None, None] * normal
+    turn = (bend[:, None] * e).sum(-1)
+    area = r[:, None] * ((q**2 - r * rss)[:, None] - (r * q)[:, None] * turn)
+    weight = area * (weights * speed / 2)[:, None] * 2 * np.pi / around
+    body = (point.reshape(-1, 3), normal.reshape(-1, 3), weight.ravel())
+    ends = []
+    for end, sign in ((0.0, -1.0), (1.0, 1.0)):
+        at = np.array([end])
+        tip, lead, _ = curve(at)
+        size, grow, _ = width(at)
+        pace = float(np.linalg.norm(lead))
+        lowest = -sign * float(grow[0]) / pace
+        ends.append(_cap(tip[0], sign * lead[0] / pace, float(size[0]), lowest))
+    return _join([body, *ends])
+
+
+def _join(walls: Sequence[Wall]) -> Wall:
+    p, n, w = zip(*walls, strict=True)
+    return np.concatenate(p), np.concatenate(n), np.concatenate(w)
+
+
+def wall_measure(walls: Sequence[Wall], exposed: Sequence[NDArray[Any]]) -> tuple[float, float]:
+    """Return area and volume (divergence theorem) of the exposed parts of the walls."""
+    area = volume = 0.0
+    for (p, n, w), share in zip(walls, exposed, strict=True):
+        area += float((w * share).sum())
+        volume += float(((p * n).sum(1) * w * share).sum()) / 3
+    return area, volume
+
+
+def union(parts: Sequence[Part]) -> Solid:
+    """Return the sharp union: exact outside, and inside too, where a crease may be closest."""
+    crease = _creases(parts)
+
+    def distance(x: Points) -> Points:
+        found = [part.distance(x) for part in parts]
+        values = np.stack([f for f, _ in found])
+        result = values.min(0)
+        if not len(crease):
+            return np.asarray(result)
+        ordered = np.partition(values, 1, axis=0)
+        # A foot on the deepest part can be hidden only if another part is that close.
+        doubtful = (
+            (ordered[0] < 0) & (ordered[1] < -ordered[0]) if len(parts) > 1 else result > np.inf
+        )
+        which = np.flatnonzero(doubtful)
+        if len(which):
+            inner = [(f[which], n[which]) for f, n in found]
+            result[which] = _inside(x[which], inner, parts, crease)
+        return result
+
+    def measure() -> tuple[float, float]:
+        shares = []
+        for i, part in enumerate(parts):
+            points = part.wall[0]
+            exposed = np.ones(len(points), dtype=bool)
+            for other in (*parts[:i], *parts[i + 1 :]):
+                near = np.flatnonzero(exposed & _close(points, other, 0.0))
+                exposed[near] = other.distance(points[near])[0] > 0
+            shares.append(exposed)
+        return wall_measure([part.wall for part in parts], shares)
+
+    return Solid(distance, crease, measure)
+
+
+def _inside(
+    x: Points, found: Sequence[tuple[Points, Points]], parts: Sequence[Part], crease: Points
+) -> Points:
+    """Distance to the wall from within: the closest exposed foot or the crease."""
+    from scipy.spatial import cKDTree
+
+    best = np.full(len(x), np.inf)
+    for i, (value, normal) in enumerate(found):
+        foot = x - value[:, None] * normal
+        hidden = np.zeros(len(x), dtype=bool)
+        for j, other in enumerate(parts):
+            if j != i:
+                hidden |= other.distance(foot)[0] < -1e-9
+        best = np.where((value < 0) & ~hidden, np.minimum(best, -value), best)
+    _, nearest = cKDTree(crease).query(x)
+    point = _slide(x, crease[nearest], parts)
+    return -np.minimum(best, np.linalg.norm(x - point, axis=1))
+
+
+def _two_nearest(p: Points, parts: Sequence[Part]) -> tuple[Points, Points, Points, Points]:
+    """Distances to and normals of the two parts whose walls are closest to each point."""
+    found = [part.distance(p) for part in parts]
+    values = np.stack([f for f, _ in found])
+    first, second = np.argsort(np.abs(values), axis=0)[:2]
+    normals = np.stack([n for _, n in found])
+    row = np.arange(len(p))
+    return values[first, row], values[second, row], normals[first, row], normals[second, row]
+
+
+def _to_crease(p: Points, parts: Sequence[Part]) -> tuple[Points, Points]:
+    """One Gauss-Newton step on both distances; also returns the crease direction."""
+    fa, fb, na, nb = _two_nearest(p, parts)
+    cosine = (na * nb).sum(1)
+    sine2 = np.maximum(1 - cosine**2, 1e-6)
+    a, b = (fa - cosine * fb) / sine2, (fb - cosine * fa) / sine2
+    along = np.cross(na, nb)
+    along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-12)
+    return p - a[:, None] * na - b[:, None] * nb, along
+
+
+def _slide(x: Points, p: Points, parts: Sequence[Part]) -> Points:
+    """Move crease points along the crease to the ones closest to ``x``."""
+    for _ in range(3):
+        _, along = _to_crease(p, parts)
+        p = p + ((x - p) * along).sum(1)[:, None] * along
+        p, _ = _to_crease(p, parts)
+        p, _ = _to_crease(p, parts)
+    return p
+
+
+def _close(points: Points, part: Part, gap: float) -> NDArray[np.bool_]:
+    """Tell which points may lie within ``gap`` of a part or inside it (never too few)."""
+    from scipy.spatial import cKDTree
+
+    step = np.linalg.norm(np.diff(part.axis, axis=0), axis=1).max(initial=0.0)
+    reach = part.axis_radius.max() + gap + step
+    found = cKDTree(part.axis).query(points, distance_upper_bound=reach)[0]
+    return np.isfinite(found)
+
+
+def _creases(parts: Sequence[Part]) -> Points:
+    """Return a dense cloud of points of the exposed intersection curves."""
+    clouds = []
+    for i, part in enumerate(parts):
+        for other in parts[i + 1 :]:
+            gap = 0.15 * float(min(part.axis_radius.min(), other.axis_radius.min()))
+            points = part.wall[0]
+            points = points[_close(points, other, gap)]
+            points = points[np.abs(other.distance(points)[0]) < gap]
+            if not len(points):
+                continue
+            pair = (part, other)
+            for _ in range(8):
+                points, _ = _to_crease(points, pair)
+            values = np.abs([p.distance(points)[0] for p in pair]).max(0)
+            clouds.append(points[values < 1e-9])
+    cloud = np.concatenate([*clouds, np.zeros((0, 3))])
+    if not len(cloud):
+        return cloud
+    depth = np.min([part.distance(cloud)[0] for part in parts], axis=0)
+    return cloud[depth > -1e-7]
+
+
+def smooth_union(parts: Sequence[Part], width: float) -> Solid:
+    """Return the union with fillets: the zero set of F = -w·log Σ exp(-fᵢ/w).
+
+    F is no distance; the distance is that to the closest point of F = 0, found by Newton's
+    method on the surface (shape operator by differences) from a dense cloud of surface points.
+    """
+    from scipy.spatial import cKDTree
+
+    def implicit(x: Points) -> tuple[Points, Points]:
+        found = [part.distance(x) for part in parts]
+        values = np.stack([f for f, _ in found])
+        lowest = values.min(0)
+        share = np.exp(-(values - lowest) / width)
+        total = share.sum(0)
+        slope = sum((s / total)[:, None] * n for s, (_, n) in zip(share, found, strict=True))
+        return lowest - width * np.log(total), np.asarray(slope)
+
+    def project(p: Points, times: int) -> Points:
+        for _ in range(times):
+            value, slope = implicit(p)
+            p = p - (value / np.maximum((slope**2).sum(1), 1e-2))[:, None] * slope
+        return p
+
+    cloud = np.concatenate([*[part.wall[0] for part in parts], _creases(parts)])
+    cloud = project(cloud[implicit(cloud)[0] > -3 * width], 12)
+    tree = cKDTree(cloud[np.abs(implicit(cloud)[0]) < 1e-9])
+    surface = tree.data
+
+    def unit(p: Points) -> Points:
+        slope = implicit(p)[1]
+        return slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-12)
+
+    def distance(x: Points) -> Points:
+        best, nearest = tree.query(x)
+        p = np.array(surface[nearest])
+        for _ in range(4):
+            moved = project(_newton_on_surface(x, p, unit, 1e-4 * width), 3)
+            length = np.linalg.norm(x - moved, axis=1)
+            better = (length < best) & (np.abs(implicit(moved)[0]) < 1e-9)
+            best, p = np.where(better, length, best), np.where(better[:, None], moved, p)
+        return np.copysign(best, implicit(x)[0])
+
+    def measure() -> tuple[float, float]:
+        return _kernel_measure(implicit, np.array(surface), width)
+
+    return Solid(distance, np.zeros((0, 3)), measure)
+
+
+def _newton_on_surface(
+    x: Points, p: Points, unit: Callable[[Points], Points], step: float
+) -> Points:
+    """Solve (I + d·S)·δ = tangential part of x - p in the tangent plane of p."""
+    normal = unit(p)
+    offset = x - p
+    height = (offset * normal).sum(1)
+    e1, e2 = _frame(normal)
+    d1 = (unit(p + step * e1) - unit(p - step * e1)) / (2 * step)
+    d2 = (unit(p + step * e2) - unit(p - step * e2)) / (2 * step)
+    a = 1 + height * (d1 * e1).sum(1)
+    b = height * ((d1 * e2).sum(1) + (d2 * e1).sum(1)) / 2
+    c = 1 + height * (d2 * e2).sum(1)
+    t1, t2 = (offset * e1).sum(1), (offset * e2).sum(1)
+    det = a * c - b * b
+    safe = (a > 0.05) & (det > 0.05 * a)
+    det = np.where(safe, det, 1.0)
+    s1 = np.where(safe, (c * t1 - b * t2) / det, 0.3 * t1)
+    s2 = np.where(safe, (a * t2 - b * t1) / det, 0.3 * t2)
+    return p + s1[:, None] * e1 + s2[:, None] * e2
+
+
+def _kernel_measure(
+    implicit: Callable[[Points], tuple[Points, Points]], surface: Points, width: float
+) -> tuple[float, float]:
+    """Area ∫δ(F)|∇F| and volume ∫H(-F) with a kernel without second moment, about 1e-4."""
+    from scipy.special import erf
+
+    step = width / 2
+    spread = 0.8 * step
+    low, high = surface.min(0) - 5 * step, surface.max(0) + 5 * step
+    axes = [np.arange(a, b, step) for a, b in zip(low, high, strict=True)]
+    area = volume = 0.0
+    for z in axes[2]:
+        x, y = np.meshgrid(axes[0], axes[1], indexing="ij")
+        value, slope = implicit(np.stack([x, y, np.full_like(x, z)], axis=-1).reshape(-1, 3))
+        u = value / spread
+        gauss = np.exp(-(u**2) / 2) / np.sqrt(2 * np.pi)
+        area += float(((1.5 - u**2 / 2) * gauss / spread * np.linalg.norm(slope, axis=1)).sum())
+        volume += float((0.5 - erf(u / np.sqrt(2)) / 2 - u * gauss / 2).sum())
+    return area * step**3, volume * step**3
+
+
+def ellipsoid_distance(x: Points, *, semi: Points) -> Points:
+    """Signed distance to an ellipsoid or ellipse: root of Σ(aᵢxᵢ/(t + aᵢ²))² = 1 (Eberly 2013)."""
+    square = semi**2
+    y = np.maximum(np.abs(x), 1e-12 * semi.min())
+    weight = (semi * y) ** 2
+    # Left of the root the function is convex and decreasing: Newton's method is monotone there.
+    low = (semi * y - square).max(1)
+    t = low + 1e-15 * square.min()
+    for _ in range(100):
+        shifted = t[:, None] + square
+        value = (weight / shifted**2).sum(1) - 1
+        step = value / (2 * (weight / shifted**3).sum(1))
+        t = t + np.maximum(step, 0.0)
+        if np.all(np.abs(step) <= 1e-14 * (np.abs(t) + square.min())):
+            break
+    foot = square * y / (t[:, None] + square)
+    return np.copysign(np.linalg.norm(foot - y, axis=1), t)
+
+
+def star_distance(x: Points, *, radius: float, arms: int, depth: float) -> Points:
+    """Signed distance to the curve of polar radius ``radius·(1 + depth·cos(arms·angle))``."""
+    from scipy.spatial import cKDTree
+
+    def curve(a: Points) -> tuple[Points, Points, Points]:
+        rho = radius * (1 + depth * np.cos(arms * a))
+        d = -radius * depth * arms * np.sin(arms * a)
+        dd = -radius * depth * arms**2 * np.cos(arms * a)
+        e = np.stack([np.cos(a), np.sin(a)], axis=1)
+        f = np.stack([-np.sin(a), np.cos(a)], axis=1)
+        first = d[:, None] * e + rho[:, None] * f
+        return rho[:, None] * e, first, (dd - rho)[:, None] * e + 2 * d[:, None] * f
+
+    knots = np.linspace(0, 2 * np.pi, 4096, endpoint=False)
+    nearest = np.asarray(cKDTree(curve(knots)[0]).query(x)[1])
+    step = 2 * np.pi / 4096
+    t = knots[nearest]
+    t = _foot(x, curve, lambda s: (0 * s, 0 * s, 0 * s), t, t - step, t + step)
+    rho = np.hypot(x[:, 0], x[:, 1])
+    angle = np.arctan2(x[:, 1], x[:, 0])
+    side = rho - radius * (1 + depth * np.cos(arms * angle))
+    return np.copysign(np.linalg.norm(x - curve(t)[0], axis=1), side)
+
+
+def polygon_distance(x: Points, *, corners: Points) -> Points:
+    """Signed distance to a closed polygon, negative inside (even-odd rule)."""
+    best = np.full(len(x), np.inf)
+    inside = np.zeros(len(x), dtype=bool)
+    for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        along = b - a
+        t = np.clip((x - a) @ along / (along @ along), 0.0, 1.0)
+        best = np.minimum(best, np.linalg.norm(x - a - t[:, None] * along, axis=1))
+        straddles = (a[1] > x[:, 1]) != (b[1] > x[:, 1])
+        height = along[1] if along[1] else 1.0
+        inside ^= straddles & (x[:, 0] < a[0] + (x[:, 1] - a[1]) / height * along[0])
+    return np.where(inside, -best, best)
