@@ -13,7 +13,7 @@ from numba import njit, prange
 from .stencils import eno2_pair, lower_upper, upwind_sq, weno5_pair
 
 
-@njit(inline="always")
+@njit
 def _pair(phi, k, j, i, axis, order, h):
     nz, ny, nx = phi.shape
     n = nz if axis == 0 else (ny if axis == 1 else nx)
@@ -39,7 +39,7 @@ def _pair(phi, k, j, i, axis, order, h):
     return weno5_pair(m3, m2, m1, here, p1, p2, p3, h)
 
 
-@njit(inline="always")
+@njit
 def curvature(phi, k, j, i, hz, hy, hx):
     """Mean curvature κ = div n and |∇phi| by the 19-point central formula; κ capped at 2/h."""
     nz, ny, nx = phi.shape

@@ -17,7 +17,7 @@ ON_WALL = 1e-5  # |phi| / |grad phi| in units of the smallest spacing
 ALIGNED = 2e-3  # tangential residual, same unit: the distance error is its square times kappa / 2
 
 
-@njit(inline="always")
+@njit
 def _cubic4(w0, w1, w2, w3, a, b, c, d):
     return (w0 * a + w3 * d) + (w1 * b + w2 * c)
 
@@ -240,7 +240,7 @@ def next_layer(label, index, distance, first, last, band):
     return found[:count].copy()
 
 
-@njit(inline="always")
+@njit
 def _nearest_candidate(label, cp, k, j, i, limit, hz, hy, hx):
     """Known closest point of the 26 neighbours that lies nearest to a voxel."""
     nz, ny, nx = label.shape

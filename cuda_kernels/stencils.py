@@ -8,13 +8,13 @@ from numba import njit
 WENO_EPSILON = 1.2e-5  # times h² per axis: smaller values give 0/0 on linear float32 data
 
 
-@njit(inline="always")
+@njit
 def lower_upper(n, i, w):
     """Return the clamped neighbours i - w and i + w on an axis of n samples."""
     return max(i - w, 0), min(i + w, n - 1)
 
 
-@njit(inline="always")
+@njit
 def weno5(a, b, c, d, e, epsilon):
     """Fifth-order HJ-WENO derivative from five one-sided differences (Jiang & Peng 2000, §3)."""
     s0 = 13.0 / 12.0 * (a - 2.0 * b + c) ** 2 + 0.25 * (a - 4.0 * b + 3.0 * c) ** 2
@@ -29,7 +29,7 @@ def weno5(a, b, c, d, e, epsilon):
     return (w0 * p0 + w1 * p1 + w2 * p2) / (w0 + w1 + w2)
 
 
-@njit(inline="always")
+@njit
 def weno5_pair(m3, m2, m1, c0, p1, p2, p3, h):
     """Left and right WENO5 derivatives of seven samples with spacing h."""
     g = 1.0 / h
@@ -45,7 +45,7 @@ def weno5_pair(m3, m2, m1, c0, p1, p2, p3, h):
     return left, right
 
 
-@njit(inline="always")
+@njit
 def minmod(a, b):
     """Return the argument of smaller magnitude if both have one sign, else zero."""
     if (a > 0.0) == (b > 0.0):
@@ -53,7 +53,7 @@ def minmod(a, b):
     return 0.0 * a
 
 
-@njit(inline="always")
+@njit
 def eno2_pair(m2, m1, c0, p1, p2, h):
     """Left and right second-order ENO derivatives of five samples with spacing h."""
     g = 1.0 / h
@@ -63,7 +63,7 @@ def eno2_pair(m2, m1, c0, p1, p2, h):
     return left, right
 
 
-@njit(inline="always")
+@njit
 def upwind_sq(left, right, outward):
     """Godunov's squared derivative of |grad phi| for a front moving outward or inward."""
     if outward:
@@ -75,7 +75,7 @@ def upwind_sq(left, right, outward):
     return max(a * a, b * b)
 
 
-@njit(inline="always")
+@njit
 def lagrange_weights(t):
     """Weights of the cubic through samples -1, 0, 1, 2 at t, and of its derivative."""
     u = 1.0 - t
@@ -90,7 +90,7 @@ def lagrange_weights(t):
     return w0, w1, w2, w3, d0, d1, d2, d3
 
 
-@njit(inline="always")
+@njit
 def stencil_base(x, n):
     """First sample and local coordinate of the four-sample stencil, shifted inside the axis."""
     i = int(np.floor(x)) - 1
