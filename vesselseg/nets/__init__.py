@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -79,6 +80,14 @@ def heads(output: Tensor) -> Heads:
     return Heads(logit, sdf, log_sigma.clamp(-5.0, 3.0))
 
 
+def bf16_pays(device: str) -> bool:
+    """Return whether the device computes in bfloat16; elsewhere it is emulated and slow."""
+    if torch.device(device).type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 def normalise(image: NDArray[np.floating], dark: bool = False) -> NDArray[np.float32]:
     """Map the 0.5 and 99.5 percentiles of a whole volume to 0 and 1.
 
@@ -92,7 +101,7 @@ def normalise(image: NDArray[np.floating], dark: bool = False) -> NDArray[np.flo
     low, high = np.percentile(image, PERCENTILES)
     scale = 1.0 / (high - low) if high > low else 0.0
     x = np.asarray((image - low) * scale, dtype=np.float32)
-    return np.clip(1.0 - x if dark else x, *CLIP, dtype=np.float32)
+    return np.asarray(np.clip(1.0 - x if dark else x, *CLIP), dtype=np.float32)
 
 
-__all__ = ["Heads", "VesselNet", "create", "heads", "names", "normalise"]
+__all__ = ["Heads", "VesselNet", "bf16_pays", "create", "heads", "names", "normalise"]

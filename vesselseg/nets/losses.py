@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own idiom
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
@@ -18,6 +18,7 @@ from . import Heads
 SOFTNESS = 0.5  # voxels: width of the soft target, about that of the partial volume
 SATURATION = 4.0  # voxels: beyond it only the sign of the distance is learned
 BAND = 3.0  # voxels: width of the weight around the wall
+NEAR = 2.0  # voxels: where the wall error is measured
 SMOOTH = 1.0  # keeps Dice finite, with a slope, on an empty target
 
 
@@ -77,6 +78,8 @@ TERMS: dict[str, Term] = {
     "skeleton_recall": skeleton_recall,
 }
 
+DEFAULT = {"soft_bce": 1.0, "dice": 1.0, "sdf_nll": 0.5, "sdf_l1": 0.2, "skeleton_recall": 0.1}
+
 
 def parts(heads: Heads, target: Target, weights: Mapping[str, float]) -> dict[str, Tensor]:
     """Return each weighted term by name; the loss is their sum."""
@@ -99,3 +102,12 @@ def band_weight(phi: Tensor) -> Tensor:
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     """Return the mean of the values under positive weights."""
     return (weight * values).sum() / weight.sum()
+
+
+def scores(heads: Heads, target: Target) -> tuple[float, float]:
+    """Return the Dice of the distance's sign and its mean error near the wall, in voxels."""
+    inside, truth = heads.sdf < 0, target.phi < 0
+    overlap = (2.0 * (inside & truth).sum() + SMOOTH) / (inside.sum() + truth.sum() + SMOOTH)
+    near = target.phi.abs() < NEAR
+    error = (heads.sdf - target.phi).abs() * near
+    return overlap.item(), (error.sum() / near.sum().clamp(min=1)).item()

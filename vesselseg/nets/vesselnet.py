@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own idiom
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -96,7 +96,8 @@ class VesselNet(nn.Module):
             x = F.interpolate(lift(x), size=skip.shape[2:], mode=MODES[self.dims]) + skip
             x = block(x)
         crop = tuple(slice(0, n) for n in size)
-        return self.head(x)[(..., *crop)]
+        result: Tensor = self.head(x)[(..., *crop)]
+        return result
 
 
 def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
@@ -113,4 +114,7 @@ def vesselnet(dims: int, in_channels: int, classes: int, *, size: str = "base") 
         raise ConfigError("unknown size of vesselnet", found=size, need=" | ".join(SIZES))
     net = VesselNet(dims, in_channels, classes, SIZES[size])
     memory = torch.channels_last_3d if dims == 3 else torch.channels_last
-    return net.to(memory_format=memory)
+    for weight in net.parameters():
+        if weight.ndim == dims + 2:  # channels last: bfloat16 convolutions are 1.5 times faster
+            weight.data = weight.data.contiguous(memory_format=memory)
+    return net

@@ -1,0 +1,315 @@
+"""The one training loop: case source in, checkpoint out.
+
+Case ``i`` depends on ``(seed, i)`` alone and the loop draws no random number, so the position in
+the data is one integer and an interrupted run, resumed on the same number of CPU threads, ends
+with the bits of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from . import nets
+from .config import Settings
+from .errors import CheckpointError, NumericalError
+from .fields import Progress, silent
+from .io.atomic import write_bytes
+from .nets import checkpoint, losses
+from .nets.curve import curve
+from .nets.samples import Cases, CaseSource, Sample, loader
+
+VALIDATION_SEED = 1_000_003  # added to the seed: validation cases are never trained on
+TIMED_STEPS = 8
+
+
+class TrainConfig(Settings):
+    """Settings of ``fit``; give ``steps`` or ``hours``, which is turned into steps once."""
+
+    seed: int = 0
+    network: str = "vesselnet"
+    size: str = "base"
+    dims: int = Field(3, ge=2, le=3)
+    in_channels: int = Field(1, ge=1)
+    init: str = ""
+    device: str = "cpu"
+    bf16: bool | None = None
+    workers: int = Field(0, ge=0)
+    batch: int = Field(2, ge=1)
+    steps: int | None = Field(None, ge=1)
+    hours: float | None = Field(None, gt=0)
+    lr: float = Field(3e-3, gt=0)
+    final_lr: float = Field(0.01, ge=0, le=1, description="last rate over the first")
+    warmup: int = Field(30, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    weight_decay: float = Field(1e-2, ge=0)
+    clip: float = Field(1.0, gt=0)
+    ema: float = Field(0.999, ge=0, lt=1)
+    losses: dict[str, float] = Field(default_factory=lambda: dict(losses.DEFAULT))
+    validate_every: int = Field(250, ge=1)
+    validation_cases: int = Field(16, ge=1)
+    save_minutes: float = Field(10.0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        if (self.steps is None) == (self.hours is None):
+            raise ValueError("give either steps or hours")
+        return self
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The arguments of ``nets.create``."""
+        channels = {"in_channels": self.in_channels, "classes": 1}
+        return {"name": self.network, "dims": self.dims, **channels, "size": self.size}
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that shapes the weights."""
+        quiet = {"save_minutes", "workers"}
+        text = json.dumps(self.model_dump(exclude=quiet), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass
+class State:
+    """All that a step changes."""
+
+    net: nn.Module
+    ema: nn.Module
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    best: float = 1e9
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit(
+    config: TrainConfig,
+    case: CaseSource,
+    output: Path,
+    *,
+    progress: Progress = silent,
+    resume: bool = False,
+) -> Path:
+    """Train a network and return the sidecar of its best weights.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    case : callable
+        Picklable ``case(seed, index) -> Case``; a batch needs cases of one shape.
+    output : Path
+        Folder for ``best``, ``last`` (each .json + .safetensors), ``metrics.jsonl`` and
+        ``curve.png``.
+    progress : callable
+    resume : bool
+        Continue from ``last``; another configuration is refused.
+
+    Raises
+    ------
+    NumericalError
+        If a term of the loss is not finite; it is named.
+    KeyboardInterrupt
+        On SIGTERM, after the state is saved.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    previous = checkpoint.load(output / "last.json") if resume else None
+    config = with_steps(config, case, previous)
+    state = restore(config, previous, output) if previous else fresh(config)
+    steps = config.steps or 0
+    saved = time.monotonic()
+    with sigterm() as stopped:
+        for batch in batches(config, case, state.step):
+            row = train_step(config, state, batch)
+            ends = state.step == steps
+            if ends or state.step % config.validate_every == 0:
+                row |= validate(config, case, state.ema)
+                write_best(config, state, row, output)
+            state.rows.append(row)
+            progress("train", state.step / steps, f"loss {row['loss']:.3f}")
+            overdue = time.monotonic() - saved > 60.0 * config.save_minutes
+            if ends or overdue or stopped.is_set():
+                write_last(config, state, output)
+                saved = time.monotonic()
+            if stopped.is_set() and not ends:
+                raise KeyboardInterrupt
+    return output / "best.json"
+
+
+def fresh(config: TrainConfig) -> State:
+    """Make the state before the first step."""
+    torch.manual_seed(config.seed)
+    net = nets.create(**config.architecture).to(config.device)
+    ema = nets.create(**config.architecture).to(config.device).eval()
+    if config.init:
+        checkpoint.fill(net, checkpoint.load(config.init).tensors, Path(config.init))
+    ema.load_state_dict(net.state_dict())
+    betas = (config.beta1, config.beta2)
+    optimizer = torch.optim.AdamW(net.parameters(), config.lr, betas, 1e-8, config.weight_decay)
+    return State(net, ema, optimizer)
+
+
+def restore(config: TrainConfig, last: checkpoint.Checkpoint, output: Path) -> State:
+    """Rebuild the state that ``write_last`` stored."""
+    if last.card.get("config_digest") != config.digest:
+        raise CheckpointError(
+            "cannot resume: another configuration made this run",
+            path=last.path,
+            remedy="resume with its own config or choose another folder",
+        )
+    state = fresh(config.model_copy(update={"init": ""}))
+    state.step, state.best = last.card["step"], last.card["best"]
+    checkpoint.fill(state.net, last.subset("net"), last.path)
+    checkpoint.fill(state.ema, last.subset("ema"), last.path)
+    mean, square = last.subset("exp_avg"), last.subset("exp_avg_sq")
+    for name, parameter in state.net.named_parameters():
+        moments = {"exp_avg": mean[name], "exp_avg_sq": square[name]}
+        state.optimizer.state[parameter] = {
+            "step": torch.tensor(float(state.step)),
+            **{k: torch.empty_like(parameter).copy_(v) for k, v in moments.items()},
+        }
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    state.rows = [row for row in map(json.loads, lines) if row["step"] <= state.step]
+    return state
+
+
+def with_steps(
+    config: TrainConfig, case: CaseSource, previous: checkpoint.Checkpoint | None
+) -> TrainConfig:
+    """Fix the number of steps: as given, as stored, or as many as fit into the hours."""
+    if config.steps is not None:
+        return config
+    if previous is not None:
+        return config.model_copy(update={"steps": previous.card["steps"]})
+    timed = config.model_copy(update={"steps": TIMED_STEPS})
+    seconds, state, then = [], fresh(timed), time.monotonic()
+    for batch in batches(timed, case, 0):
+        train_step(timed, state, batch)
+        seconds.append(time.monotonic() - then)
+        then = time.monotonic()
+    steps = 3600.0 * (config.hours or 0.0) / statistics.median(seconds)
+    return config.model_copy(update={"steps": max(1, int(steps))})
+
+
+def batches(config: TrainConfig, case: CaseSource, first: int) -> Iterable[Sample]:
+    """Return the batches of the steps from ``first`` on."""
+    indices = range(first * config.batch, (config.steps or 0) * config.batch)
+    return loader(case, config.seed, indices, config.batch, config.workers)
+
+
+def train_step(config: TrainConfig, state: State, batch: Sample) -> dict[str, float]:
+    """Take one step of AdamW and return its row of ``metrics.jsonl``."""
+    rate = config.lr * schedule(config, state.step)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    terms = evaluate(config, state.net, batch)[1]
+    values = {name: term.item() for name, term in terms.items()}
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        raise NumericalError(f"loss term '{bad[0]}' is not finite", found=f"step {state.step}")
+    state.optimizer.zero_grad()
+    torch.autograd.backward(torch.stack(list(terms.values())).sum())
+    nn.utils.clip_grad_norm_(state.net.parameters(), config.clip)
+    state.optimizer.step()
+    state.step += 1
+    keep = min(config.ema, (1 + state.step) / (10 + state.step))
+    with torch.no_grad():
+        for old, new in zip(state.ema.parameters(), state.net.parameters(), strict=True):
+            old.lerp_(new, 1.0 - keep)
+    return {"step": state.step, "lr": rate, "loss": sum(values.values()), **values}
+
+
+def schedule(config: TrainConfig, step: int) -> float:
+    """Return the rate over its maximum: linear warm-up, then cosine to ``final_lr``."""
+    ramp = min(1.0, (step + 1) / (config.warmup + 1))
+    cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / (config.steps or 1)))
+    return ramp * (config.final_lr + (1.0 - config.final_lr) * cosine)
+
+
+def evaluate(
+    config: TrainConfig, net: nn.Module, batch: Sample
+) -> tuple[nets.Heads, dict[str, Tensor]]:
+    """Return the heads and the weighted terms of the loss."""
+    image, phi, line = (t.to(config.device) for t in batch)
+    low = nets.bf16_pays(config.device) if config.bf16 is None else config.bf16
+    with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=low):
+        output = net(image)
+    heads = nets.heads(output)
+    return heads, losses.parts(heads, losses.Target(phi, line), config.losses)
+
+
+@torch.inference_mode()
+def validate(config: TrainConfig, case: CaseSource, net: nn.Module) -> dict[str, float]:
+    """Return mean loss, Dice of the SDF's sign and near-wall SDF error (voxels) of new cases."""
+    rows = []
+    data = Cases(case, config.seed + VALIDATION_SEED)
+    for index in range(config.validation_cases):
+        image, phi, line = data[index]
+        heads, terms = evaluate(config, net, (image[None], phi[None], line[None]))
+        scores = losses.scores(heads, losses.Target(phi[None].to(config.device), line[None]))
+        rows.append([sum(t.item() for t in terms.values()), *scores])
+    return dict(zip(("val_loss", "val_dice", "val_wall"), np.mean(rows, 0).tolist(), strict=True))
+
+
+def card(config: TrainConfig, state: State) -> dict[str, Any]:
+    """Return the sidecar's facts about the run."""
+    return {
+        "architecture": config.architecture,
+        "calibration": {"temperature": 1.0, "sigma_scale": 1.0},
+        "config": config.model_dump(),
+        "config_digest": config.digest,
+        "step": state.step,
+        "steps": config.steps,
+        "best": state.best,
+        "torch": torch.__version__,
+    }
+
+
+def write_best(config: TrainConfig, state: State, row: dict[str, float], output: Path) -> None:
+    """Store the averaged weights if their validation loss is the lowest so far."""
+    if row["val_loss"] < state.best:
+        state.best = row["val_loss"]
+        facts = card(config, state) | {"validation": row}
+        checkpoint.save(output / "best", state.ema.state_dict(), facts, tag=f"-{state.step:06d}")
+
+
+def write_last(config: TrainConfig, state: State, output: Path) -> None:
+    """Store all that a resumed run needs, the metrics and the learning curve."""
+    tensors = {f"net.{k}": v for k, v in state.net.state_dict().items()}
+    tensors |= {f"ema.{k}": v for k, v in state.ema.state_dict().items()}
+    for name, parameter in state.net.named_parameters():
+        for key in ("exp_avg", "exp_avg_sq"):
+            tensors[f"{key}.{name}"] = state.optimizer.state[parameter][key]
+    text = "".join(json.dumps(row) + "\n" for row in state.rows)
+    write_bytes(output / "metrics.jsonl", text.encode())
+    write_bytes(output / "curve.png", curve(state.rows))
+    checkpoint.save(output / "last", tensors, card(config, state), tag=f"-{state.step:06d}")
+
+
+@contextmanager
+def sigterm() -> Iterator[threading.Event]:
+    """Yield an event that SIGTERM sets; in other threads than the main one it never is."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGTERM, previous)
