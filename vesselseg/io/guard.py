@@ -48,6 +48,9 @@ class Limits:
         return size
 
 
+DEFAULT_LIMITS = Limits()
+
+
 def read_bytes_checked(path: PathLike, *, limit: int) -> bytes:
     """Read a regular file whole; refuse one that is empty, too large, or changes meanwhile."""
     with os.fdopen(_open_regular(path), "rb", buffering=0) as file:
