@@ -1,0 +1,252 @@
+"""Segmentation: ``Volume -> Probability``, by overlapping tiles on an isotropic working grid.
+
+The scan is turned to the closest RAS axes, resampled to cubic voxels, normalised by its own
+percentiles and run through the network tile by tile. Signed distance, variance and logit are
+blended with Gaussian weights, never the probability; the distance is then resampled back to the
+grid of the scan, and the probability follows from it, so that both have one wall.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy import ndimage
+from torch import Tensor
+
+from . import nets
+from .config import Settings
+from .errors import CheckpointError, DataError
+from .fields import Probability, Progress, Volume, silent
+from .grid import Grid
+from .nets import checkpoint
+from .nets.tiles import MIN_SIZE, STRIDE, gaussian, pad, plan
+
+Floats = NDArray[np.float32]
+
+SIGMA_FLOOR = 0.05  # voxels of the working grid
+FAR = 4.0  # voxels: the networks know no larger distance
+SAME = 1e-3  # relative difference of spacings that needs no resampling
+
+
+class SegmentSettings(Settings):
+    """Settings of ``segment``."""
+
+    polarity: Literal["bright", "dark", "auto"] = Field(
+        "bright", description="whether blood is brighter or darker than its surroundings"
+    )
+    voxel_mm: float | None = Field(
+        None, gt=0, description="working voxel; default: the finest spacing of the scan"
+    )
+    max_voxels: int = Field(
+        2**26, ge=MIN_SIZE**3, description="of the working grid; it is coarsened beyond"
+    )
+    tile: int = Field(144, ge=64, multiple_of=STRIDE, description="largest tile, voxels")
+    overlap: int = Field(32, ge=0, le=48, description="of neighbouring tiles, voxels")
+    flips: bool = Field(False, description="average over all flips; 8 times slower in 3-D")
+    bf16: bool | None = Field(None, description="default: where the device computes in bfloat16")
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network with its calibration, ready to run."""
+
+    net: torch.nn.Module
+    temperature: float
+    sigma_scale: float
+    model_id: str
+
+
+@dataclass(frozen=True, eq=False)
+class WorkingGrid:
+    """How the scan's array relates to the isotropic one: turn, then scale each axis.
+
+    Parameters
+    ----------
+    order : tuple of int
+        Axes of the scan in working order.
+    flips : tuple of int
+        Working axes that run against the scan's.
+    step : (ndim,) float64
+        Working voxel in voxels of the turned scan.
+    shape : tuple of int
+    voxel_mm : float
+    """
+
+    order: tuple[int, ...]
+    flips: tuple[int, ...]
+    step: NDArray[np.float64]
+    shape: tuple[int, ...]
+    voxel_mm: float
+
+    def to_working(self, values: Floats) -> Floats:
+        """Resample an array of the scan, linearly and only where the voxels differ."""
+        turned = np.flip(values.transpose(self.order), self.flips)
+        return resample(turned, self.step, self.shape)
+
+    def to_scan(self, values: Floats, shape: tuple[int, ...]) -> Floats:
+        """Resample an array of the working grid back to the scan."""
+        turned = resample(values, 1.0 / self.step, tuple(shape[a] for a in self.order))
+        return np.flip(turned, self.flips).transpose(np.argsort(self.order))
+
+
+def segment(
+    volume: Volume,
+    model: str | Path | None = None,
+    settings: SegmentSettings = SegmentSettings(),  # noqa: B008 - frozen
+    *,
+    progress: Progress = silent,
+) -> Probability:
+    """Find the lumen of a scan with a network.
+
+    Parameters
+    ----------
+    volume : Volume
+        2-D or 3-D, any orientation and spacing.
+    model : path, optional
+        Checkpoint (.json or .safetensors); default: the weights shipped for 2-D or 3-D scans.
+    settings : SegmentSettings
+    progress : callable
+
+    Returns
+    -------
+    Probability
+        On the scan's grid: ``phi_mm`` (trusted within two voxels of the wall),
+        ``values = sigmoid(-2 T phi / h)`` and ``sigma_mm``, the standard deviation of the wall
+        along its normal.
+
+    Raises
+    ------
+    CheckpointError
+        Weights missing, damaged, or for another number of dimensions or channels.
+    DataError
+        If every voxel has the same value.
+    """
+    ndim = volume.grid.ndim
+    loaded = load_model(model or checkpoint.shipped(ndim), ndim, settings.device)
+    if volume.values.min() == volume.values.max():
+        raise DataError("constant image", path=volume.name, need="contrast between blood and rest")
+    work, notes = working_grid(volume.grid, settings)
+    image = work.to_working(volume.values)
+    signs = {"bright": (False,), "dark": (True,), "auto": (False, True)}[settings.polarity]
+    runs = [predict(loaded, nets.normalise(image, dark), settings, progress) for dark in signs]
+    _, sdf, variance = max(runs, key=evidence)
+    h, shape = work.voxel_mm, volume.grid.shape_kji
+    distance = work.to_scan(sdf, shape)
+    sigma = np.sqrt(work.to_scan(variance, shape)) * loaded.sigma_scale
+    return Probability(
+        values=probability(distance, loaded.temperature),
+        grid=volume.grid,
+        model_id=loaded.model_id,
+        phi_mm=np.float32(h) * distance,
+        sigma_mm=np.float32(h) * np.maximum(sigma, SIGMA_FLOOR),
+        notes=notes,
+    )
+
+
+def load_model(path: str | Path, dims: int, device: str) -> Model:
+    """Read a checkpoint and check that it fits the scan."""
+    read = checkpoint.load(path)
+    have = tuple(read.card["architecture"].get(k) for k in ("dims", "in_channels", "classes"))
+    if have != (dims, 1, 1):
+        raise CheckpointError(
+            "network does not fit the scan",
+            path=path,
+            found="{}-D, {} channels, {} classes".format(*have),
+            need=f"{dims}-D, 1 channel, 1 class",
+        )
+    calibration = read.card.get("calibration", {})
+    temperature, scale = (float(calibration.get(k, 1.0)) for k in ("temperature", "sigma_scale"))
+    return Model(checkpoint.network(read).to(device), temperature, scale, read.model_id)
+
+
+def working_grid(grid: Grid, settings: SegmentSettings) -> tuple[WorkingGrid, tuple[str, ...]]:
+    """Choose the isotropic grid: closest RAS axes, finest spacing, coarser only for memory."""
+    n, spacing = grid.ndim, np.array(grid.spacing_mm)
+    order, flips = tuple(range(n)), tuple[int, ...]()
+    if n == 3:
+        axes = nib.orientations.io_orientation(grid.affine)  # rows i, j, k: (world axis, sign)
+        array = {int(world): 2 - i for i, (world, _) in enumerate(axes)}
+        order = tuple(array[world] for world in (2, 1, 0))
+        signs = {2 - i: sign for i, (_, sign) in enumerate(axes)}
+        flips = tuple(a for a, old in enumerate(order) if signs[old] < 0)
+    spacing = spacing[list(order)]
+    extent = (np.array(grid.shape_kji)[list(order)] - 1) * spacing
+    h, notes = settings.voxel_mm or grid.h_min, tuple[str, ...]()
+    while np.prod(extent / h + 1) > settings.max_voxels:
+        h *= 1.02
+        notes = (f"network ran on {h:.3g} mm voxels to save memory",)
+    step = np.where(np.abs(h / spacing - 1) < SAME, 1.0, h / spacing)
+    shape = tuple(int(m) for m in np.ceil(extent / (step * spacing) - SAME) + 1)
+    return WorkingGrid(order, flips, step, shape, h), notes
+
+
+def resample(values: Floats, step: NDArray[np.float64], shape: tuple[int, ...]) -> Floats:
+    """Sample at ``step * index``, linearly; the border value holds beyond the end."""
+    if np.all(step == 1.0) and values.shape == shape:
+        return np.ascontiguousarray(values)
+    return np.asarray(
+        ndimage.affine_transform(values, step, output_shape=shape, order=1, mode="nearest"),
+        dtype=np.float32,
+    )
+
+
+@torch.inference_mode()
+def predict(
+    model: Model, image: Floats, settings: SegmentSettings, progress: Progress
+) -> tuple[Floats, Floats, Floats]:
+    """Blend logit, signed distance and its variance (voxels) over the tiles of an image."""
+    shape = image.shape
+    x = torch.from_numpy(pad(image)).to(settings.device)
+    total = torch.zeros((3, *x.shape), device=x.device)
+    weight = torch.zeros(x.shape, device=x.device)
+    tiles = list(plan(tuple(x.shape), settings.tile, settings.overlap))
+    for done, tile in enumerate(tiles, 1):
+        values = run_tile(model, x[tile], settings)
+        window = gaussian(tuple(values.shape[1:])).to(x.device)
+        total[(slice(None), *tile)] += window * values
+        weight[tile] += window
+        progress("segment", done / len(tiles), f"tile {done} of {len(tiles)}")
+    total /= weight
+    crop = tuple(slice(0, n) for n in shape)
+    logit, sdf, variance = (np.ascontiguousarray(t[crop].cpu().numpy()) for t in total)
+    return logit, np.clip(sdf, -FAR, FAR), variance
+
+
+def run_tile(model: Model, tile: Tensor, settings: SegmentSettings) -> Tensor:
+    """Return logit, distance and variance ``(3, ...)`` of one tile, over all flips if asked."""
+    low = nets.bf16_pays(settings.device) if settings.bf16 is None else settings.bf16
+    axes = range(tile.ndim)
+    count = tile.ndim + 1 if settings.flips else 1
+    poses = [f for k in range(count) for f in itertools.combinations(axes, k)]
+    rows = []
+    for pose in poses:
+        with torch.autocast(tile.device.type, torch.bfloat16, enabled=low):
+            output = model.net(torch.flip(tile, pose)[None, None])
+        logit, sdf, log_sigma = (torch.flip(t[0], pose) for t in nets.heads(output))
+        rows.append(torch.stack([logit, sdf, (2.0 * log_sigma).exp(), sdf.square()]))
+    mean = torch.stack(rows).mean(0) if len(rows) > 1 else rows[0]
+    spread = (mean[3] - mean[1].square()).clamp(min=0.0)
+    return torch.stack([mean[0], mean[1], mean[2] + spread])
+
+
+def evidence(run: tuple[Floats, Floats, Floats]) -> float:
+    """Return the summed confidence inside the predicted lumen, to choose a polarity."""
+    logit, sdf, _ = run
+    return float(np.maximum(logit, 0.0)[sdf < 0].sum(dtype=np.float64))
+
+
+def probability(distance: Floats, temperature: float) -> Floats:
+    """Return ``sigmoid(-2 T distance)``, above a half exactly where the distance is negative."""
+    p = np.asarray(1.0 / (1.0 + np.exp(2.0 * temperature * distance)), dtype=np.float32)
+    half = np.float32(0.5)
+    above = np.maximum(p, np.nextafter(half, np.float32(1.0)))
+    return np.where(distance < 0, above, np.minimum(p, half))
