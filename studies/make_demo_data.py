@@ -36,9 +36,8 @@ def nifti_bytes(values: NDArray[np.float32]) -> bytes:
     whole = values.astype(np.int16)
     if not np.array_equal(whole, values):
         raise SystemExit("the scalars are not integers that fit int16")
-    image = nib.Nifti1Image(whole.T, np.eye(4))
-    image.header.set_sform(np.eye(4), code=0)
-    image.header.set_qform(np.eye(4), code=0)
+    image = nib.Nifti1Image(whole.T, None)
+    image.header.set_zooms((1.0, 1.0, 1.0))
     image.header["xyzt_units"] = 0
     image.header["descrip"] = NOTE
     return gzip.compress(image.to_bytes(), 9, mtime=0)

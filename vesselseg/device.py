@@ -42,6 +42,8 @@ EXTRAS = {
     "test": ("pytest", "hypothesis", "coverage", "build"),
     "dev": ("ruff", "mypy", "pre-commit"),
 }
+FIXED_BYTES = 700 * 2**20  # the libraries themselves
+BYTES_PER_VOXEL = 500  # peak of the whole path beyond that
 NO_CUDA = "this version has no CUDA kernels"
 
 

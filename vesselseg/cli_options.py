@@ -1,0 +1,183 @@
+"""The options of the command line, each declared once, and how they reach the settings."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import typer
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from .cli_terminal import Terminal
+    from .config import Model as SettingsModel
+
+MAX_SEED = 2**63 - 1
+MAX_PROCESSES = 256
+
+
+@dataclass(frozen=True)
+class Options:
+    """Every option; a verb takes the ones it names, the others keep their defaults."""
+
+    file: Annotated[Path, typer.Argument(help="The file to look at.")] = Path()
+    input: Annotated[Path, typer.Option("-i", "--input", help="The scan to read.")] = Path()
+    output: Annotated[Path, typer.Option("-o", "--output", help="File or folder to make.")] = Path()
+    start: Annotated[
+        Path | None, typer.Option("--start", help="Probability, mask or level set to start from.")
+    ] = None
+    start_kind: Annotated[
+        str | None,
+        typer.Option(metavar="probability|logit|mask|phi", help="What it is; default: its values."),
+    ] = None
+    label: Annotated[int | None, typer.Option(help="The label of --start that is lumen.")] = None
+    components: Annotated[
+        str | None, typer.Option(metavar="all|largest|N|seed", help="Parts of the lumen to keep.")
+    ] = None
+    model: Annotated[str | None, typer.Option(help="Name or file of a network.")] = None
+    save: Annotated[
+        str, typer.Option(metavar="LIST", help="Of prob,phi,sigma,mask, separated by commas.")
+    ] = "prob"
+    frame: Annotated[
+        str | None, typer.Option(metavar="N|mean", help="Which frame of a 4-D scan.")
+    ] = None
+    component: Annotated[str | None, typer.Option(help="Which channel of a scan of several.")] = (
+        None
+    )
+    part: Annotated[
+        str | None, typer.Option(metavar="real|imag|magnitude|phase", help="Of complex values.")
+    ] = None
+    spacing: Annotated[
+        str | None, typer.Option(metavar="Z,Y,X", help="Voxel size in mm where the file has none.")
+    ] = None
+    nan_fill: Annotated[
+        float | None, typer.Option(metavar="V", help="Value for non-finite voxels.")
+    ] = None
+    key: Annotated[str | None, typer.Option(help="Which array of a file that holds several.")] = (
+        None
+    )
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many cases.")] = 1
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None
+    hours: Annotated[float | None, typer.Option(help="Training time instead of steps.")] = None
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where it was stopped.")] = False
+    init: Annotated[str | None, typer.Option(help="Weights to start from.")] = None
+    deep: Annotated[bool, typer.Option("--deep", help="Also test the sampler: 200 draws.")] = False
+    config: Annotated[Path | None, typer.Option(help="Settings, a TOML file.")] = None
+    set: Annotated[
+        list[str] | None, typer.Option(metavar="A.B=C", help="Change a setting; repeatable.")
+    ] = None
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to run.")] = "auto"
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = None
+    threads: Annotated[int | None, typer.Option(min=1, max=MAX_PROCESSES, help="Threads.")] = None
+    workers: Annotated[
+        int,
+        typer.Option(min=0, max=MAX_PROCESSES, help="Processes; 0 = no multiprocessing at all."),
+    ] = 0
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Refuse to take more, such as 3G.")
+    ] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail if the refinement does not converge.")
+    ] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show settings and memory, compute nothing.")
+    ] = False
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+
+
+REQUIRED = ("file", "input", "output")
+Verb = Callable[["Terminal", Options], int | None]
+
+
+def command(function: Verb, names: str, required: str = "") -> Callable[..., int | None]:
+    """Make the function that typer reads: one parameter for each named option."""
+    hints = get_type_hints(Options, include_extras=True)
+    defaults = {f.name: f.default for f in fields(Options)}
+    must = (*REQUIRED, *required.split())
+
+    def run(context: typer.Context, **values: Any) -> int | None:
+        return function(context.obj, Options(**values))
+
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if name in must else defaults[name],
+            annotation=hints[name],
+        )
+        for name in names.split()
+    ]
+    context = inspect.Parameter(
+        "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
+    )
+    run.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
+    run.__annotations__ = {"context": typer.Context, **{n: hints[n] for n in names.split()}}
+    run.__doc__ = function.__doc__
+    return run
+
+
+def settings(
+    model: type[SettingsModel], options: Options, given: Mapping[str, Any]
+) -> SettingsModel:
+    """Compose settings: defaults < file < ``--set`` < option.
+
+    Parameters
+    ----------
+    given : mapping
+        Dotted key to value; None means that the option was not given.
+    """
+    from .config import build, load_toml, override
+
+    tree = override(load_toml(options.config) if options.config else {}, options.set or [])
+    for dotted, value in given.items():
+        if value is None:
+            continue
+        *parents, last = dotted.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return build(model, tree, options.config)
+
+
+def reading(options: Options) -> dict[str, Any]:
+    """Return the arguments of ``vesselseg.io.read_volume``."""
+    return {
+        "frame": _frame(options.frame),
+        "component": _number_or_word(options.component),
+        "part": options.part,
+        "spacing_mm": _spacing_mm(options.spacing),
+        "nan_fill": options.nan_fill,
+        "key": options.key,
+    }
+
+
+def _frame(text: str | None) -> int | Literal["mean"] | None:
+    if text is None or text == "mean":
+        return None if text is None else "mean"
+    if not text.isdecimal():
+        raise ConfigError("bad frame", path="--frame", found=text, need="a number from 0, or mean")
+    return int(text)
+
+
+def _number_or_word(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+def _spacing_mm(text: str | None) -> tuple[float, ...] | None:
+    """Read ``Z,Y,X`` (or ``Y,X``, or one number) in mm."""
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) not in (1, 2, 3) or not all(0.0 < v < float("inf") for v in values):
+        need = "Z,Y,X in mm, for example 1.2,0.5,0.5"
+        raise ConfigError("bad spacing", path="--spacing", found=text, need=need)
+    return values

@@ -1,0 +1,106 @@
+"""What the command line says: results on stdout, everything human on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import InputError, printable
+from .fields import Progress
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """How much to say and in which form.
+
+    Parameters
+    ----------
+    quiet : bool
+        No progress and no warnings.
+    verbose : bool
+        Every progress message, not one line a stage.
+    debug : bool
+        Tracebacks.
+    json_errors : bool
+        Errors as one JSON object.
+    """
+
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+    json_errors: bool = False
+
+    def say(self, text: str) -> None:
+        """Write one line to stderr unless quiet."""
+        if not self.quiet:
+            _write(f"vesselseg: {printable(text)}")
+
+    def warn(self, notes: Iterable[str]) -> None:
+        """Write one warning line per note."""
+        for note in notes:
+            self.say(f"warning: {note}")
+
+    def error(self, error: InputError) -> None:
+        """Write the one line, or the one object, of an error."""
+        if self.json_errors:
+            _write(json.dumps(error.as_dict()))
+        else:
+            _write(f"vesselseg: error: {error.line()}")
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Give the callback that shows progress: bars on a terminal, else a line per stage."""
+        if self.quiet:
+            yield lambda stage, fraction, message: None
+        elif sys.stderr is not None and sys.stderr.isatty():
+            with _bars() as callback:
+                yield callback
+        else:
+            yield self._lines()
+
+    def _lines(self) -> Progress:
+        begin = time.perf_counter()
+        seen: set[tuple[str, str]] = set()
+
+        def report(stage: str, fraction: float, message: str) -> None:
+            key = (stage, message if self.verbose else "")
+            if key not in seen:
+                seen.add(key)
+                self.say(f"{time.perf_counter() - begin:6.1f} s  {stage}: {message}".rstrip(": "))
+
+        return report
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    style = "{task.description:<12}", "{task.fields[message]}"
+    columns = TextColumn(style[0]), BarColumn(), TimeElapsedColumn(), TextColumn(style[1])
+    tasks: dict[str, TaskID] = {}
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+
+        def report(stage: str, fraction: float, message: str) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=1.0, message=printable(message))
+            bars.update(tasks[stage], completed=fraction, message=printable(message))
+
+        yield report
+
+
+def show(result: Mapping[str, Any], as_json: bool, human: Callable[[], str]) -> None:
+    """Write a result to stdout: one JSON object, or the human text."""
+    print(json.dumps(result, indent=2) if as_json else human(), flush=True)  # noqa: T201
+
+
+def _write(line: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()

@@ -1,0 +1,334 @@
+"""The verbs of ``vesselseg``; heavy modules are imported inside them, so that help is fast."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import device
+from .cli_options import Options, command, reading, settings
+from .cli_terminal import Terminal, show
+from .errors import ConfigError, DataError, NumericalError
+
+if TYPE_CHECKING:
+    import typer
+
+    from .prior import BoundaryPrior
+
+SAVED = ("prob", "phi", "sigma", "mask")
+HDF5 = {".h5", ".hdf5", ".vtkhdf"}
+OPEN_WITH = "pyvista.read(file, force_ext='.vtkhdf')"
+
+
+def demo(terminal: Terminal, options: Options) -> None:
+    """Run the bundled carotid scan and a phantom with known truth."""
+    from . import demo as example
+
+    machine(options)
+    with terminal.progress() as progress:
+        result = example.run_demo(
+            options.output,
+            seed=options.seed or 0,
+            overwrite=options.overwrite,
+            progress=progress,
+        )
+    terminal.warn(result["warnings"])
+    show(result, options.json, lambda: example.table(result))
+
+
+def prior(terminal: Terminal, options: Options) -> None:
+    """Make a boundary prior of a scan: the whole path."""
+    from .io import read_start, read_volume
+    from .io.atomic import check_target
+    from .pipeline import PipelineConfig, build_prior
+
+    given = {
+        "seed": options.seed,
+        "device": options.device,
+        "segment.model": options.model,
+        "prior.components": options.components,
+    }
+    machine(options)
+    config = settings(PipelineConfig, options, given)
+    distinct(options)
+    check_target(options.output, overwrite=options.overwrite)
+    volume = read_volume(options.input, **reading(options))
+    start = None
+    if options.start is not None:
+        kind: Any = options.start_kind  # read_start refuses an unknown one
+        start = read_start(options.start, volume, kind=kind, label=options.label)
+    needed = fits(options, volume.values.size)
+    if options.dry_run:
+        plan(volume.grid.as_dict(), config.model_dump(mode="json"), needed)
+        return
+    terminal.warn(volume.notes)
+    with terminal.progress() as progress:
+        built = build_prior(volume, config, start=start, progress=progress)
+    terminal.warn(note for note in built.warnings if note not in volume.notes)
+    if options.strict and not built.quality["converged"]:
+        raise NumericalError(
+            "the refinement did not converge", path=options.input, remedy="raise refine.iterations"
+        )
+    built.write(options.output, overwrite=options.overwrite)
+    show(written(built, options.output), options.json, lambda: str(options.output))
+
+
+def refine(terminal: Terminal, options: Options) -> None:
+    """Make a boundary prior of a scan and a start of your own, without the network."""
+    prior(terminal, options)
+
+
+def segment(terminal: Terminal, options: Options) -> None:
+    """Find the lumen with the network: a probability map on the scan's grid."""
+    from .infer import SegmentSettings
+    from .infer import segment as run
+    from .io import read_volume, write_image
+    from .io.atomic import check_target
+
+    machine(options)
+    config = settings(SegmentSettings, options, {})
+    distinct(options)
+    targets = saved(options)
+    for path in targets.values():
+        check_target(path, overwrite=options.overwrite)
+    volume = read_volume(options.input, **reading(options))
+    needed = fits(options, volume.values.size)
+    if options.dry_run:
+        plan(volume.grid.as_dict(), config.model_dump(mode="json"), needed)
+        return
+    terminal.warn(volume.notes)
+    with terminal.progress() as progress:
+        found = run(volume, options.model, config, progress=progress)
+    terminal.warn(note for note in found.notes if note not in volume.notes)
+    fields: dict[str, Any] = {"prob": found.values, "phi": found.phi_mm, "sigma": found.sigma_mm}
+    fields["mask"] = found.values >= 0.5
+    for name, path in targets.items():
+        write_image(path, fields[name], volume.grid, overwrite=options.overwrite)
+    paths = {name: str(path) for name, path in targets.items()}
+    result = {"files": paths, "model": found.model_id, "warnings": list(found.notes)}
+    show(result, options.json, lambda: "\n".join(paths.values()))
+
+
+def saved(options: Options) -> dict[str, Path]:
+    """Return the images to write: the output itself, and the others beside it by their names."""
+    names = [name.strip() for name in options.save.split(",")]
+    wrong = [name for name in names if name not in SAVED]
+    if wrong:
+        need = "some of " + ",".join(SAVED)
+        raise ConfigError("unknown image", path="--save", found=wrong[0], need=need)
+    ending = next((e for e in (".nii.gz", ".nii") if options.output.name.endswith(e)), "")
+    if not ending:
+        need = "a name that ends in .nii or .nii.gz"
+        raise ConfigError("unknown output format", path=options.output, need=need)
+    others = {n: options.output.with_name(n + ending) for n in names if n != "prob"}
+    return {"prob": options.output, **others}
+
+
+def train(terminal: Terminal, options: Options) -> None:
+    """Train a network on synthetic scans."""
+    from .io.atomic import check_folder
+    from .pipeline import train as run
+    from .training import TrainConfig
+
+    machine(options)
+    given = {
+        "seed": options.seed,
+        "steps": options.steps,
+        "hours": options.hours,
+        "init": options.init,
+        "workers": options.workers or None,
+    }
+    config = settings(TrainConfig, options, given)
+    if options.dry_run:
+        plan({}, config.model_dump(mode="json"), 0)
+        return
+    check_folder(options.output)
+    with terminal.progress() as progress:
+        made = run(config, options.output, progress=progress, resume=options.resume)
+    show({"checkpoint": str(made)}, options.json, lambda: str(made))
+
+
+def synth(terminal: Terminal, options: Options) -> None:
+    """Make synthetic scans with their exact distance to the wall."""
+    from .cli_synth import write_cases
+    from .io.atomic import check_folder
+    from .synth import SynthSettings
+
+    machine(options)
+    config = settings(SynthSettings, options, {})
+    folder = check_folder(options.output)
+    with terminal.progress() as progress:
+        made = write_cases(
+            folder,
+            options.number,
+            config,
+            seed=options.seed or 0,
+            workers=options.workers,
+            overwrite=options.overwrite,
+            progress=progress,
+        )
+    result = {"folder": str(folder), "cases": [str(p) for p in made]}
+    show(result, options.json, lambda: str(folder))
+
+
+def check(terminal: Terminal, options: Options) -> int:
+    """Test every invariant of a prior; a scan or a checkpoint is read through."""
+    if not is_prior(options):
+        terminal.warn(described(options)["warnings"])
+        show({"file": str(options.file), "ok": True}, options.json, lambda: f"ok  {options.file}")
+        return 0
+    from . import prior_check
+
+    findings = prior_check.check(options.file, deep=options.deep)
+    failed = [f for f in findings if not f.ok and f.level == "error"]
+    rows = [
+        {"id": f.id, "name": f.name, "level": f.level, "ok": f.ok, "message": f.message}
+        for f in findings
+    ]
+    result = {"file": str(options.file), "ok": not failed, "findings": rows}
+    show(result, options.json, lambda: "\n".join(finding_lines(rows)))
+    if failed:
+        text = f"{len(failed)} of {len(findings)} invariants do not hold"
+        first = f"{failed[0].name}: {failed[0].message}"
+        terminal.error(DataError(text, path=options.file, found=first))
+    return DataError.exit_code if failed else 0
+
+
+def info(terminal: Terminal, options: Options) -> None:
+    """Show what a prior, a scan or a checkpoint holds and where it comes from."""
+    result = described(options)
+    show(result, options.json, lambda: "\n".join(outline(result)))
+
+
+def preview(terminal: Terminal, options: Options) -> None:
+    """Draw a prior: slices, projection, wall and convergence."""
+    from .io.atomic import check_target, write_bytes
+    from .preview import preview as draw
+    from .prior import BoundaryPrior
+
+    distinct(options)
+    check_target(options.output, overwrite=options.overwrite)
+    drawn = draw(BoundaryPrior.read(options.file))
+    write_bytes(options.output, drawn, overwrite=options.overwrite)
+    show({"file": str(options.output)}, options.json, lambda: str(options.output))
+
+
+def doctor(terminal: Terminal, options: Options) -> int:
+    """Say what this machine offers, what is missing and how to install it."""
+    report = device.doctor()
+    show(report, options.json, lambda: "\n".join(outline(report)))
+    return 0 if report["ok"] else 5
+
+
+# --- shared by the verbs -----------------------------------------------------------------------
+
+
+def machine(options: Options) -> None:
+    """Apply ``--device`` and ``--threads``."""
+    device.choose(options.device)
+    device.set_threads(options.threads)
+
+
+def fits(options: Options, voxels: int) -> int:
+    """Refuse what will not fit into memory; return the estimate in bytes."""
+    limit = None if options.memory is None else device.parse_bytes(options.memory)
+    needed = device.FIXED_BYTES + device.BYTES_PER_VOXEL * voxels
+    device.preflight(needed, limit, path=options.input)
+    return needed
+
+
+def distinct(options: Options) -> None:
+    """Refuse an output that is one of the inputs."""
+    output = options.output.absolute()
+    for source in (options.input, options.start, options.file):
+        if source is None or source == Path():
+            continue
+        same = source.exists() and output.exists() and source.samefile(output)
+        if same or source.absolute() == output:
+            raise ConfigError("output is the input", path=options.output, remedy="name another")
+
+
+def plan(grid: dict[str, Any], config: dict[str, Any], needed: int) -> None:
+    """Show what a dry run would do."""
+    show({"grid": grid, "config": config, "memory_bytes": needed}, True, str)
+
+
+def written(built: BoundaryPrior, path: Path) -> dict[str, Any]:
+    """Describe a prior that was written."""
+    digest = built.attributes["/"]["content_sha256"]
+    quality = {k: v for k, v in built.quality.items() if k != "warnings"}
+    facts = {"file": str(path), "content_sha256": digest, "quality": quality}
+    return {**facts, "warnings": list(built.warnings)}
+
+
+def is_prior(options: Options) -> bool:
+    """Tell a prior from a scan by its name; ``--key`` marks an HDF5 scan."""
+    return options.file.suffix.lower() in HDF5 and options.key is None
+
+
+def described(options: Options) -> dict[str, Any]:
+    """Return what is in a file, by its kind."""
+    if is_prior(options):
+        from .prior_check import summary
+
+        return {**summary(options.file), "open_with": OPEN_WITH}
+    if options.file.suffix in (".safetensors", ".json"):
+        from .nets import checkpoint
+
+        return {"file": str(options.file), **checkpoint.load(options.file).card, "warnings": []}
+    from .io import read_volume
+
+    volume = read_volume(options.file, **reading(options))
+    low, high = float(volume.values.min()), float(volume.values.max())
+    facts = {"file": str(options.file), "grid": volume.grid.as_dict(), "values": [low, high]}
+    return {**facts, "sha256": volume.sha256, "warnings": list(volume.notes)}
+
+
+def finding_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Render findings, one a line."""
+    words = {True: "ok", False: "FAILED"}
+    mark = ["warning" if not r["ok"] and r["level"] == "warning" else words[r["ok"]] for r in rows]
+    return [
+        f"{m:<8} {r['id']!s:>4}  {r['name']}: {r['message']}"
+        for m, r in zip(mark, rows, strict=True)
+    ]
+
+
+def outline(tree: Any, indent: str = "") -> list[str]:
+    """Render nested facts as indented lines."""
+    lines: list[str] = []
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}", *outline(value, indent + "  ")]
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            lines.append(f"{indent}{name:<18} {text}")
+    return lines
+
+
+READING = "frame component part spacing nan_fill key"
+MACHINE = "device threads"
+TABLE = {
+    demo: "output seed overwrite json " + MACHINE,
+    prior: "input output start start_kind label components model config set seed memory strict "
+    f"overwrite dry_run json {READING} {MACHINE}",
+    refine: "input output start start_kind label components config set seed memory strict "
+    f"overwrite dry_run json {READING} {MACHINE}",
+    segment: "input output model save config set memory overwrite dry_run json "
+    f"{READING} {MACHINE}",
+    train: f"output config set seed steps hours init resume workers dry_run json {MACHINE}",
+    synth: "output number config set seed workers overwrite json threads",
+    check: f"file deep json {READING}",
+    info: f"file json {READING}",
+    preview: "file output overwrite json",
+    doctor: "json",
+}
+NAMES = tuple(verb.__name__ for verb in TABLE)
+
+
+def register(app: typer.Typer) -> None:
+    """Add every verb to the application."""
+    for verb, names in TABLE.items():
+        must = "start" if verb is refine else ""
+        app.command(verb.__name__)(command(verb, names, must))
