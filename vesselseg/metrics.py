@@ -178,14 +178,20 @@ def iou(a: ArrayLike, b: ArrayLike) -> float:
 
 def cl_dice(pred: ArrayLike, true: ArrayLike) -> float:
     """Return the centreline Dice of two masks (Shit 2021), from their skeletons."""
-    from skimage.morphology import skeletonize
-
     p, t = np.asarray(pred, dtype=bool), np.asarray(true, dtype=bool)
     if not p.any() or not t.any():
         return float(not p.any() and not t.any())
-    thin: Callable[[NDArray[np.bool_]], NDArray[np.bool_]] = skeletonize
-    precision, recall = t[thin(p)].mean(), p[thin(t)].mean()
+    precision, recall = t[skeleton(p)].mean(), p[skeleton(t)].mean()
     return float(2.0 * precision * recall / max(precision + recall, 1e-12))
+
+
+def skeleton(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the skeleton, or the mask where thinning leaves nothing (straight even bars)."""
+    from skimage.morphology import skeletonize
+
+    thin: Callable[[NDArray[np.bool_]], NDArray[np.bool_]] = skeletonize
+    axis = thin(mask)
+    return axis if axis.any() else mask
 
 
 def components(mask: ArrayLike) -> int:

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..io.atomic import write_bytes
 from . import create
 
@@ -133,7 +133,7 @@ def network(checkpoint: Checkpoint, prefix: str = "") -> nn.Module:
     architecture = checkpoint.card["architecture"]
     try:
         net = create(**architecture)
-    except TypeError as error:
+    except (ConfigError, TypeError) as error:
         raise CheckpointError(f"bad architecture: {error}", path=checkpoint.path) from None
     fill(net, checkpoint.subset(prefix) if prefix else checkpoint.tensors, checkpoint.path)
     return net.eval()
