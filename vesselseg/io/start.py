@@ -110,7 +110,7 @@ def _tell(values: Field, grid: Grid, path: PathLike) -> Kind:
 
 def _is_distance(values: Field, grid: Grid) -> bool:
     """Whether the median gradient near the wall is about one."""
-    slopes = np.stack(np.gradient(values, *grid.spacing_mm))
+    slopes = np.array(np.gradient(values, *grid.spacing_mm))
     norms = np.linalg.norm(slopes[:, np.abs(values) < 3.0 * grid.h_max], axis=0)
     return norms.size > 0 and UNIT_GRADIENT[0] <= float(np.median(norms)) <= UNIT_GRADIENT[1]
 

@@ -1,0 +1,165 @@
+"""One DICOM series of single-slice images in a folder; untested on vendor scanners.
+
+Only uncompressed little-endian files are accepted: deflated ones expand without limit, and
+encapsulated pixels need decoders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError, EnvironmentFault
+from .choices import Choices, Raw
+from .guard import read_bytes_checked
+
+PathLike = str | os.PathLike[str]
+
+INSTALL = 'pip install "vesselseg[dicom]"'
+PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
+TAGS = [
+    "SeriesInstanceUID", "Rows", "Columns", "BitsAllocated", "PixelRepresentation",
+    "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient",
+    "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept", "PixelData",
+]  # fmt: skip
+MAX_META = 10_000
+SPACING_TOLERANCE = 0.01  # of the slice distance
+DUPLICATE_MM = 1e-3
+DAMAGED = (
+    ValueError, LookupError, TypeError, AttributeError, EOFError, OSError,
+    NotImplementedError, ArithmeticError,
+)  # fmt: skip
+
+
+def read(path: PathLike, choices: Choices) -> Raw:
+    """Read a folder with one series, or the series whose UID is ``key``; needs an extra."""
+    files = sorted(p for p in Path(path).iterdir() if p.is_file() and _is_dicom(p))
+    if not files:
+        raise DataError("is a directory", path=path, need="a file, or a folder of DICOM slices")
+    digest, left = hashlib.sha256(), choices.limits.expanded_bytes
+    series: dict[str, list[tuple[Any, Path]]] = {}
+    for file in files:
+        data = read_bytes_checked(file, limit=left)
+        left -= len(data)
+        digest.update(data)
+        slice_ = _parse(data, file)
+        series.setdefault(str(slice_.get("SeriesInstanceUID", "")), []).append((slice_, file))
+    if choices.key is None and len(series) != 1:
+        found, remedy = ", ".join(sorted(series)[:2]), "choose with --key UID"
+        raise DataError(f"{len(series)} series", path=path, found=found, remedy=remedy)
+    key = next(iter(series)) if choices.key is None else choices.key
+    if key not in series:
+        raise DataError("no such series", path=path, found=key, need=", ".join(sorted(series)[:3]))
+    return _stack(series[key], digest.hexdigest(), choices, path)
+
+
+def _is_dicom(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def _parse(data: bytes, file: Path) -> Any:
+    try:
+        import pydicom
+    except ImportError as error:
+        raise EnvironmentFault("pydicom is missing", path=file, remedy=INSTALL) from error
+    syntax = _transfer_syntax(data)
+    if syntax not in PLAIN:
+        remedy = "convert it with dcm2niix"
+        fault = "compressed or unknown DICOM encoding"
+        raise DataError(fault, path=file, found=syntax or "none", remedy=remedy)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = pydicom.dcmread(io.BytesIO(data), specific_tags=list(TAGS))
+            for tag in TAGS:
+                found.get(tag)  # values are parsed on first use
+    except RecursionError as error:
+        raise DataError("DICOM sequences nested too deeply", path=file) from error
+    except MemoryError as error:
+        raise DataError("DICOM element claims too much", path=file) from error
+    except (pydicom.errors.InvalidDicomError, *DAMAGED) as error:
+        raise DataError("damaged DICOM file", path=file, remedy="export it again") from error
+    return found
+
+
+def _transfer_syntax(data: bytes) -> str:
+    """Return the UID from the file's meta group, which is always explicit little-endian."""
+    at = data.find(b"\x02\x00\x10\x00UI", 132, MAX_META)
+    if at < 0:
+        return ""
+    length = int.from_bytes(data[at + 6 : at + 8], "little")
+    return data[at + 8 : at + 8 + min(length, 64)].decode("latin-1").rstrip("\0 ")
+
+
+def _numbers(slice_: Any, name: str, count: int, file: Path) -> NDArray[np.float64]:
+    try:
+        values = np.asarray(slice_.get(name), dtype=np.float64).ravel()
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if values.shape != (count,) or not np.isfinite(values).all():
+        raise DataError(f"bad {name}", path=file, need=f"{count} numbers")
+    return values
+
+
+def _pixels(slice_: Any, file: Path) -> NDArray[Any]:
+    rows, columns, bits = (
+        int(_numbers(slice_, n, 1, file)[0]) for n in ("Rows", "Columns", "BitsAllocated")
+    )
+    if int(slice_.get("NumberOfFrames") or 1) > 1 or slice_.get("SamplesPerPixel", 1) != 1:
+        remedy = "convert it with dcm2niix"
+        raise DataError("not a single grey slice", path=file, remedy=remedy)
+    if bits not in (8, 16, 32):
+        raise DataError("bad BitsAllocated", path=file, found=bits, need="8, 16 or 32")
+    size, data = rows * columns * bits // 8, slice_.get("PixelData") or b""
+    if size < 1 or len(data) not in (size, size + size % 2):
+        found, need = f"{len(data)} bytes", f"{rows} x {columns} of {bits} bits"
+        raise DataError("pixel data missing or truncated", path=file, found=found, need=need)
+    sign = "i" if slice_.get("PixelRepresentation", 0) else "u"
+    plain = np.frombuffer(data[:size], f"<{sign}{bits // 8}").reshape(rows, columns)
+    slope, inter = slice_.get("RescaleSlope", 1), slice_.get("RescaleIntercept", 0)
+    return plain if (slope, inter) == (1, 0) else plain * float(slope) + float(inter)
+
+
+def _stack(slices: list[tuple[Any, Path]], digest: str, choices: Choices, path: PathLike) -> Raw:
+    """Order the slices along their normal and refuse anything but an even, straight stack."""
+    first, file = slices[0]
+    axes = _numbers(first, "ImageOrientationPatient", 6, file).reshape(2, 3)
+    size = _numbers(first, "PixelSpacing", 2, file)
+    shape = (first.get("Rows"), first.get("Columns"))
+    choices.limits.check((len(slices), *(int(n or 0) for n in shape)), 4, path)
+    normal = np.cross(*axes)
+    placed = []
+    for slice_, file in slices:
+        same = np.abs(_numbers(slice_, "ImageOrientationPatient", 6, file) - axes.ravel()).max()
+        if same > 1e-4 or (slice_.get("Rows"), slice_.get("Columns")) != shape:
+            raise DataError("slice differs in size or orientation", path=path, found=file.name)
+        corner = _numbers(slice_, "ImagePositionPatient", 3, file)
+        placed.append((float(corner @ normal), corner, slice_, file))
+    placed.sort(key=lambda entry: entry[0])
+    gaps = np.diff([height for height, *_ in placed])
+    step = float(np.median(gaps)) if len(gaps) else float(first.get("SliceThickness") or 1.0)
+    for gap, (_, _, _, below), (_, _, _, above) in zip(gaps, placed, placed[1:], strict=False):
+        pair = f"{below.name}, {above.name}"
+        if gap < DUPLICATE_MM:
+            raise DataError("duplicate slice", path=path, found=pair)
+        if abs(gap - step) > SPACING_TOLERANCE * step:
+            fault = "missing slice or uneven spacing"
+            raise DataError(
+                fault, path=path, found=f"{gap:.4g} mm at {pair}", need=f"{step:.4g} mm"
+            )
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = axes[0] * size[1], axes[1] * size[0]
+    span = placed[-1][1] - placed[0][1]
+    affine[:3, 2] = span / len(gaps) if len(gaps) else normal * step  # a tilt shows as shear
+    affine[:3, 3] = placed[0][1]
+    affine[:2] *= -1.0  # DICOM's world is LPS
+    pixels = [_pixels(slice_, file) for _, _, slice_, file in placed]
+    return Raw(np.stack(pixels), affine, digest)
