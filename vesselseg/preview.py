@@ -1,0 +1,445 @@
+"""One picture of a prior: slices with the wall and its band, projection, 3-D view, convergence."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DataError
+from .fields import Volume
+from .grid import Grid
+from .preview_planes import Plane, deepest, planes
+from .preview_wall import camera, decimate, shade, sigma_map, vertex_normals
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from .prior import BoundaryPrior
+
+Array = NDArray[Any]
+
+PAGE, PANEL, INK, FAINT = "#14171c", "#000000", "#e8ebef", "#8d96a3"
+WALL, NETWORK, AMBER = "#4fc3f7", "#ffb74d", "#ffca28"
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": FAINT,
+    "axes.edgecolor": FAINT,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "figure.facecolor": PAGE,
+    "savefig.facecolor": PAGE,
+}
+ASSUMED = ("voxel size", "unit of length")  # parts of the readers' notes
+UNKNOWN = ("no orientation", "orientation unknown")
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What the picture shows; lengths are mm, fields lie on ``grid`` in ``[k, j, i]``.
+
+    Parameters
+    ----------
+    vertices : (n, 3) array
+        Wall points in the world, mm; ``faces`` (m, 3), or edges (m, 2) in 2-D, index them.
+    step_rms : (steps,) array
+        Rms displacement of each refinement step, mm.
+    """
+
+    name: str
+    grid: Grid
+    phi: Array
+    sigma: Array
+    vertices: Array
+    faces: Array
+    vertex_sigma: Array
+    image: Array | None = None
+    probability: Array | None = None
+    step_rms: Array = field(default_factory=lambda: np.zeros(0))
+    evidence: str = "network"
+    facts: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def oriented(self) -> bool:
+        """Whether the axes of the world are those of the patient."""
+        return not any(word in note for note in self.notes for word in UNKNOWN)
+
+
+def preview(prior: BoundaryPrior, volume: Volume | None = None, *, dpi: int = 150) -> bytes:
+    """Draw a prior, 2-D or 3-D.
+
+    Parameters
+    ----------
+    prior : BoundaryPrior
+    volume : Volume, optional
+        The scan behind the slices; default: the magnitude stored in the prior.
+    dpi : int
+        Dots per inch of a page of 13.3 x 7.5 inches.
+
+    Returns
+    -------
+    bytes
+        A PNG file.
+    """
+    return draw(scene_of(prior, volume), dpi=dpi)
+
+
+def scene_of(prior: BoundaryPrior, volume: Volume | None = None) -> Scene:
+    """Take what the picture shows out of a prior, in mm.
+
+    Raises
+    ------
+    DataError
+        If a volume is given that is not on the prior's grid.
+    """
+    grid, arrays = prior.grid, prior.arrays
+    if volume is not None and volume.grid.mismatch_mm(grid) > 1e-3 * grid.h_min:
+        raise DataError("scan and prior lie on different grids", found=volume.grid.shape_kji)
+    evidence = str(prior.attributes["/images/probability"]["source"])
+    case_id = str(prior.attributes["/"]["case_id"])
+    sizes = " × ".join(str(n) for n in grid.shape_kji[::-1])
+    voxel = " × ".join(f"{s:.3g}" for s in grid.spacing_mm[::-1])
+    parts = int(prior.attributes["/geometry"]["n_components"])
+    steps = 1e3 * np.asarray(arrays.get("/quality/step_rms", ()), dtype=np.float64)
+    ended = "converged" if prior.quality["converged"] else "not converged"
+    facts = (
+        f"{sizes} voxels of {voxel} mm",
+        f"{parts} component" + ("s" if parts > 1 else ""),
+        f"{ended} after {len(steps)} steps",
+    )
+    return Scene(
+        name=str(prior.provenance.get("input", {}).get("name", "")) or case_id,
+        grid=grid,
+        phi=1e3 * prior.phi_mean_m,
+        sigma=1e3 * prior.phi_std_m,
+        vertices=1e3 * prior.vertices_m,
+        faces=np.asarray(prior.faces),
+        vertex_sigma=1e3 * np.asarray(prior.vertex_std_m, dtype=np.float64),
+        image=arrays.get("/images/magnitude") if volume is None else volume.values,
+        probability=None if evidence == "derived" else arrays["/images/probability"],
+        step_rms=steps,
+        facts="  ·  ".join(facts),
+        notes=prior.warnings,
+        evidence=evidence,
+    )
+
+
+def draw(scene: Scene, *, dpi: int = 150) -> bytes:
+    """Draw a scene as PNG bytes."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(13.333, 7.5))
+        FigureCanvasAgg(figure)
+        _title(figure, scene)
+        if scene.grid.ndim == 3:
+            _page_3d(figure, scene)
+        else:
+            _page_2d(figure, scene)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _title(figure: Figure, scene: Scene) -> None:
+    figure.text(0.025, 0.955, scene.name, size=17, weight="bold", va="center")
+    figure.text(0.025, 0.918, scene.facts, size=10, color=FAINT, va="center")
+    shown = [n for n in scene.notes if any(word in n for word in ASSUMED)]
+    if shown:
+        text = shown[0] if len(shown[0]) <= 90 else shown[0][:89] + "…"
+        figure.text(0.975, 0.955, text, size=10.5, color=AMBER, va="center", ha="right")
+
+
+def _page_3d(figure: Figure, scene: Scene) -> None:
+    focus, radius = deepest(scene.phi, scene.grid)
+    for column, plane in enumerate(planes(scene.grid, scene.oriented)):
+        axes = figure.add_axes((0.025 + 0.3205 * column, 0.485, 0.309, 0.395))
+        _slice(axes, scene, plane, focus, radius)
+    _legend(figure, scene, 0.458)
+    _projection(figure.add_axes((0.025, 0.035, 0.34, 0.36)), scene)
+    _surface(figure, figure.add_axes((0.375, 0.035, 0.29, 0.36)), scene)
+    _convergence(figure.add_axes((0.78, 0.095, 0.185, 0.3)), scene)
+
+
+def _page_2d(figure: Figure, scene: Scene) -> None:
+    _slice(
+        figure.add_axes((0.025, 0.11, 0.575, 0.77)),
+        scene,
+        planes(scene.grid, scene.oriented)[0],
+        None,
+        0.0,
+    )
+    _legend(figure, scene, 0.06, centre=0.3125)
+    _edges(figure, figure.add_axes((0.65, 0.53, 0.26, 0.34)), scene)
+    _convergence(figure.add_axes((0.72, 0.095, 0.245, 0.33)), scene)
+
+
+# --- slices ------------------------------------------------------------------------------------
+
+
+def _slice(axes: Axes, scene: Scene, plane: Plane, focus: Array | None, radius: float) -> None:
+    image = scene.image if scene.image is not None else -scene.phi
+    low, high = np.percentile(image, (1.0, 99.8))
+    step = plane.spacing(scene.grid)
+    shown = plane.cut(image, focus)
+    _picture(axes, shown, step, low, high)
+    phi, sigma = _fine(plane.cut(scene.phi, focus)), _fine(plane.cut(scene.sigma, focus), 1)
+    up, right = _ruler(shown.shape, phi.shape, step)
+    band = phi / np.maximum(sigma, 1e-6)
+    axes.contourf(right, up, band, [-2, 2], colors=[WALL], alpha=0.36)
+    if scene.probability is not None:
+        logit = _fine(_logit(plane.cut(scene.probability, focus)))
+        _outline(axes, right, up, logit, colors=NETWORK, linestyles="--", linewidths=1.3)
+    _outline(axes, right, up, phi, colors=WALL, linewidths=1.5)
+    if focus is not None:
+        _window(axes, plane.place(scene.grid, focus), radius, step)
+    _frame(axes, plane)
+    _scale_bar(axes)
+
+
+def _ruler(coarse: Any, fine: Any, step: tuple[float, float]) -> tuple[Array, Array]:
+    """Return the positions in mm, upwards and rightwards, of interpolated samples."""
+    up, right = (np.linspace(0, n - 1, m) * s for n, m, s in zip(coarse, fine, step, strict=True))
+    return up, right
+
+
+def _window(
+    axes: Axes, centre: tuple[float, float], radius: float, step: tuple[float, float]
+) -> None:
+    """Show the neighbourhood of the vessel, with the proportions of the panel."""
+    box = axes.get_position(original=True)
+    ratio = box.width / box.height * 13.333 / 7.5
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    half = max(4.5 * radius, 9 * max(step))
+    half = min(half, max((top - bottom) / 2, (right - left) / 2 / ratio))
+    for size, low, high, middle, move in (
+        (half * ratio, left, right, centre[0], axes.set_xlim),
+        (half, bottom, top, centre[1], axes.set_ylim),
+    ):
+        inside = min(max(middle, low + size), high - size)
+        middle = inside if high - low >= 2 * size else (low + high) / 2
+        move(middle - size, middle + size)
+
+
+def _picture(axes: Axes, image: Array, step: tuple[float, float], low: float, high: float) -> None:
+    height, width = (n * s for n, s in zip(image.shape, step, strict=True))
+    extent = (-step[1] / 2, width - step[1] / 2, -step[0] / 2, height - step[0] / 2)
+    axes.set_facecolor(PANEL)
+    axes.imshow(
+        image,
+        cmap="gray",
+        vmin=low,
+        vmax=max(high, low + 1e-6),
+        origin="lower",
+        extent=extent,
+        interpolation="nearest",
+    )
+    axes.set_aspect("equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _outline(axes: Axes, right: Array, up: Array, values: Array, **style: Any) -> None:
+    if values.min() < 0.0 < values.max():
+        axes.contour(right, up, values, [0.0], **style)
+
+
+def _fine(values: Array, order: int = 3) -> Array:
+    """Interpolate four times finer, so that sub-voxel contours are smooth."""
+    from scipy.ndimage import zoom
+
+    size = [(4 * (n - 1) + 1) / n for n in values.shape]
+    return np.asarray(zoom(values.astype(np.float64), size, order=order, mode="nearest"))
+
+
+def _logit(probability: Array) -> Array:
+    p = np.clip(probability.astype(np.float64), 1e-4, 1 - 1e-4)
+    return np.log(p / (1 - p))
+
+
+def _frame(axes: Axes, plane: Plane) -> None:
+    places = (
+        (0.015, 0.5, "left"),
+        (0.985, 0.5, "right"),
+        (0.5, 0.03, "center"),
+        (0.5, 0.97, "center"),
+    )
+    for (x, y, side), letter in zip(places, plane.letters, strict=True):
+        vertical = {0.03: "bottom", 0.97: "top"}.get(y, "center")
+        axes.text(
+            x,
+            y,
+            letter,
+            transform=axes.transAxes,
+            ha=side,
+            va=vertical,
+            size=10,
+            color=INK,
+            alpha=0.85,
+        )
+
+
+def _scale_bar(axes: Axes) -> None:
+    left, right = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    width = right - left
+    length = max(v for v in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if v <= max(width / 4, 0.1))
+    x, y = right - 0.04 * width - length, bottom + 0.055 * (top - bottom)
+    axes.plot([x, x + length], [y, y], color=INK, lw=2.2, solid_capstyle="butt")
+    axes.text(
+        x + length / 2,
+        y + 0.02 * (top - bottom),
+        f"{length:g} mm",
+        ha="center",
+        va="bottom",
+        size=8.5,
+    )
+
+
+def _legend(figure: Figure, scene: Scene, y: float, centre: float = 0.5) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [
+        Line2D([], [], color=WALL, lw=1.8, label="refined wall"),
+        Patch(facecolor=WALL, alpha=0.4, label="± 2 s.d."),
+    ]
+    if scene.probability is not None:
+        label = scene.evidence if scene.evidence in ("network", "start") else "evidence"
+        handles.insert(0, Line2D([], [], color=NETWORK, ls="--", lw=1.4, label=label))
+    figure.legend(
+        handles=handles,
+        loc="center",
+        bbox_to_anchor=(centre, y),
+        ncols=3,
+        frameon=False,
+        fontsize=10,
+    )
+
+
+# --- projection, wall, convergence -------------------------------------------------------------
+
+
+def _projection(axes: Axes, scene: Scene) -> None:
+    plane = planes(scene.grid, scene.oriented)[1]
+    image = scene.image if scene.image is not None else -scene.phi
+    flat = plane.turn(image.max(axis=plane.normal))
+    low, high = np.percentile(flat, (2.0, 99.8))
+    step = plane.spacing(scene.grid)
+    _picture(axes, flat, step, low, high)
+    phi = _fine(plane.turn(scene.phi.min(axis=plane.normal)))
+    up, right = _ruler(flat.shape, phi.shape, step)
+    _outline(axes, right, up, phi, colors=WALL, linewidths=1.0)
+    axes.set_anchor("N")
+    _frame(axes, plane)
+    _scale_bar(axes)
+    _caption(axes, "maximum-intensity projection")
+
+
+def _caption(axes: Axes, text: str) -> None:
+    axes.set_title(text, size=10, color=FAINT, pad=4)
+
+
+def _surface(figure: Figure, axes: Axes, scene: Scene) -> None:
+    """Shade the wall by a key light and colour it by its standard deviation."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import to_rgb
+
+    vertices, faces, sigma = decimate(scene.vertices, scene.faces, scene.vertex_sigma)
+    corners = (vertices - vertices.mean(axis=0)) @ camera().T
+    triangles = corners[faces]
+    towards = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])[:, 2]
+    normals = vertex_normals(corners, faces)[faces].mean(axis=1)
+    norm = _sigma_norm(scene.vertex_sigma)
+    colours = shade(sigma_map()(norm(sigma[faces].mean(axis=1)))[:, :3], normals)
+    depth = triangles[:, :, 2].mean(axis=1)
+    fog = 0.45 * (depth.max() - depth) / max(float(np.ptp(depth)), 1e-9)
+    colours = colours * (1 - fog[:, None]) + np.array(to_rgb(PAGE)) * fog[:, None]
+    order = np.argsort(depth)
+    order = order[towards[order] > 0]
+    axes.add_collection(
+        PolyCollection(
+            triangles[order][:, :, :2],
+            facecolors=colours[order],
+            edgecolors=colours[order],
+            linewidths=0.25,
+        )
+    )
+    _fit(axes, corners[:, :2])
+    _caption(axes, "wall, coloured by its standard deviation")
+    _colour_bar(figure, axes, norm)
+
+
+def _sigma_norm(sigma: Array) -> Any:
+    from matplotlib.colors import Normalize
+
+    low, high = np.percentile(sigma, (2.0, 98.0)) if len(sigma) else (0.0, 1.0)
+    return Normalize(float(low), float(max(high, low * 1.05 + 1e-6)), clip=True)
+
+
+def _fit(axes: Axes, points: Array, margin: float = 0.04) -> None:
+    low, high = points.min(axis=0), points.max(axis=0)
+    pad = margin * float((high - low).max())
+    axes.set_xlim(low[0] - pad, high[0] + pad)
+    axes.set_ylim(low[1] - pad, high[1] + pad)
+    axes.set_aspect("equal")
+    axes.set_anchor("N")
+    axes.axis("off")
+
+
+def _colour_bar(figure: Figure, axes: Axes, norm: Any) -> None:
+    from matplotlib.cm import ScalarMappable
+
+    inset = axes.inset_axes((1.03, 0.1, 0.028, 0.78))
+    bar = figure.colorbar(ScalarMappable(norm, sigma_map()), cax=inset)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.tick_params(labelsize=8.5, length=2)
+    bar.ax.set_title("mm", size=8.5, color=FAINT, pad=5)
+
+
+def _edges(figure: Figure, axes: Axes, scene: Scene) -> None:
+    """Draw the wall of a 2-D prior as a line coloured by its standard deviation."""
+    from matplotlib.collections import LineCollection
+
+    plane = planes(scene.grid, scene.oriented)[0]
+    index = scene.grid.index(scene.vertices)
+    points = np.array([plane.place(scene.grid, point) for point in index])
+    norm = _sigma_norm(scene.vertex_sigma)
+    lines = LineCollection(list(points[scene.faces]), norm=norm, cmap=sigma_map(), linewidths=2.6)
+    lines.set_array(scene.vertex_sigma[scene.faces].mean(axis=1))
+    axes.add_collection(lines)
+    _fit(axes, points)
+    _caption(axes, "wall, coloured by its standard deviation")
+    _colour_bar(figure, axes, norm)
+
+
+def _convergence(axes: Axes, scene: Scene) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_facecolor(PAGE)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    rms = scene.step_rms[scene.step_rms > 0]
+    if len(rms):
+        steps = np.arange(1, len(rms) + 1)
+        axes.plot(steps, rms, color=WALL, lw=1.8, marker="o", ms=4, mec=PAGE, mew=0.8)
+        axes.set_yscale("log")
+        axes.grid(axis="y", color=FAINT, alpha=0.18, lw=0.6)
+    else:
+        axes.text(0.5, 0.5, "no steps recorded", transform=axes.transAxes, ha="center", color=FAINT)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.tick_params(which="both", labelsize=9, length=3)
+    axes.set_xlabel("refinement step", size=9.5)
+    axes.set_ylabel("rms displacement, mm", size=9.5)
+    _caption(axes, "convergence")
