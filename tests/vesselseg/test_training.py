@@ -1,0 +1,194 @@
+"""The training loop: it learns, stops, resumes and refuses."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from vesselseg import nets, training
+from vesselseg.config import build
+from vesselseg.errors import CheckpointError, ConfigError, NumericalError
+from vesselseg.fields import Case
+from vesselseg.nets import checkpoint
+from vesselseg.nets.samples import Cases
+from vesselseg.training import TrainConfig, fit
+
+QUICK = {"size": "tiny", "validation_cases": 1, "validate_every": 4, "steps": 12, "warmup": 2}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums over threads are rounded in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def ball_case(seed: int, index: int) -> Case:
+    rng = np.random.default_rng((seed, index))
+    x = np.indices((16, 16, 16)) - rng.uniform(6, 10, 3)[:, None, None, None]
+    phi = np.sqrt((x**2).sum(0)) - rng.uniform(3, 5)
+    image = 1 / (1 + np.exp(2 * phi)) + rng.normal(0, 0.1, phi.shape)
+    axis = (phi < -2).astype(np.uint8)
+    return Case(image[None].astype(np.float32), phi.astype(np.float32), axis)
+
+
+def same_case(seed: int, index: int) -> Case:
+    return ball_case(0, 0)
+
+
+def broken_case(seed: int, index: int) -> Case:
+    case = ball_case(seed, index)
+    return Case(case.image, case.phi * np.float32(np.nan), case.centreline)
+
+
+def dark_case(seed: int, index: int) -> Case:
+    case = ball_case(seed, index)
+    return Case(-case.image, case.phi, case.centreline, {"polarity": "dark"})
+
+
+def digest(folder) -> str:
+    return json.loads((folder / "last.json").read_text())["sha256"]
+
+
+def test_one_case_is_learned_by_heart(tmp_path):
+    """Dice above 0.95 and a wall within 0.2 voxels on the only case there is."""
+    config = TrainConfig(**QUICK | {"steps": 120, "validate_every": 120, "ema": 0.9, "lr": 1e-2})
+    path = fit(config, same_case, tmp_path)
+    row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["val_dice"] > 0.95
+    assert row["val_wall"] < 0.2
+    assert checkpoint.network(checkpoint.load(path)).training is False
+
+
+def test_a_run_leaves_metrics_curve_and_two_checkpoints(tmp_path):
+    fit(TrainConfig(**QUICK), ball_case, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert [row["step"] for row in rows if "val_loss" in row] == [4, 8, 12]
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    best = checkpoint.load(tmp_path / "best.json")
+    assert best.card["validation"]["val_loss"] == min(
+        r["val_loss"] for r in rows if "val_loss" in r
+    )
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 8])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path, stop_at):
+    """F05: SIGTERM after a step, then resume."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    config = TrainConfig(**QUICK)
+    fit(config, ball_case, whole)
+
+    def interrupt(stage: str, fraction: float, message: str) -> None:
+        if round(12 * fraction) == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, ball_case, broken, progress=interrupt)
+    assert json.loads((broken / "last.json").read_text())["step"] == stop_at
+    fit(config, ball_case, broken, resume=True)
+    assert digest(broken) == digest(whole)
+    for name in ("metrics.jsonl", "best.json"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_workers_change_nothing(tmp_path):
+    config = TrainConfig(**QUICK | {"steps": 2})
+    fit(config, ball_case, tmp_path / "none")
+    fit(config.model_copy(update={"workers": 1}), ball_case, tmp_path / "one")
+    assert digest(tmp_path / "none") == digest(tmp_path / "one")
+
+
+def test_another_configuration_is_not_resumed(tmp_path):
+    fit(TrainConfig(**QUICK | {"steps": 1}), ball_case, tmp_path)
+    with pytest.raises(CheckpointError, match="another configuration"):
+        fit(TrainConfig(**QUICK | {"steps": 1, "lr": 1e-4}), ball_case, tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="no such file"):
+        fit(TrainConfig(**QUICK), ball_case, tmp_path / "new", resume=True)
+
+
+def test_hours_become_steps_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "TIMED_STEPS", 2)
+    config = TrainConfig(**QUICK | {"steps": None, "hours": 1e-5})
+    fit(config, ball_case, tmp_path)
+    steps = json.loads((tmp_path / "last.json").read_text())["steps"]
+    assert steps >= 1
+    assert (
+        training.with_steps(config, ball_case, checkpoint.load(tmp_path / "last.json")).steps
+        == steps
+    )
+
+
+def test_training_goes_on_from_given_weights(tmp_path):
+    first = fit(TrainConfig(**QUICK), ball_case, tmp_path / "first")
+    config = TrainConfig(**QUICK | {"init": str(first), "seed": 1})
+    state = training.fresh(config)
+    want = checkpoint.load(first).tensors
+    assert all(torch.equal(v, want[k]) for k, v in state.net.state_dict().items())
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path):
+    with pytest.raises(NumericalError, match="'soft_bce' is not finite"):
+        fit(TrainConfig(**QUICK), broken_case, tmp_path)
+
+
+def test_the_rate_warms_up_and_falls_to_its_last_share():
+    config = TrainConfig(steps=1000, warmup=30, final_lr=0.01)
+    rates = [training.schedule(config, s) for s in range(1001)]
+    assert rates[0] == pytest.approx(1 / 31)
+    assert max(rates) == pytest.approx(1.0, abs=0.01)
+    assert rates.index(max(rates)) in range(28, 33)
+    assert rates[-1] == pytest.approx(0.01)
+    assert all(a >= b for a, b in itertools.pairwise(rates[31:]))
+
+
+def test_samples_are_turned_together_and_differently():
+    cases = Cases(ball_case, 3)
+    turns = set()
+    for index in range(12):
+        raw, (image, phi, line) = ball_case(3, index), cases[index]
+        assert sorted(phi.ravel().tolist()) == sorted(raw.phi.ravel().tolist())
+        assert torch.equal(line, (phi < -2).to(torch.uint8))
+        assert np.corrcoef(image.numpy().ravel(), -np.tanh(phi.numpy().ravel()))[0, 1] > 0.8
+        turns.add(tuple(np.argwhere(phi.numpy() == raw.phi[0, 3, 7])[0]))
+    assert len(turns) > 6
+
+
+def test_dark_blood_is_shown_bright():
+    dark, bright = Cases(dark_case, 0)[1], Cases(ball_case, 0)[1]
+    torch.testing.assert_close(dark[0], bright[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, "steps or hours"),
+        ({"steps": 3, "hours": 1.0}, "steps or hours"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 3, "lr": 0.0}, "lr"),
+        ({"steps": 3, "dims": 4}, "dims"),
+        ({"steps": 3, "learning_rate": 1.0}, "unknown key 'learning_rate'"),
+    ],
+)
+def test_bad_settings_are_refused(change, expected):
+    with pytest.raises(ConfigError, match=expected):
+        build(TrainConfig, change)
+
+
+def test_a_small_2d_network_trains_too(tmp_path):
+    def disc(seed: int, index: int) -> Case:
+        case = ball_case(seed, index)
+        return Case(case.image[:, 8], case.phi[8], case.centreline[8])
+
+    path = fit(TrainConfig(**QUICK | {"dims": 2, "steps": 2}), disc, tmp_path)
+    assert checkpoint.load(path).card["architecture"]["dims"] == 2
+    assert nets.names() == ("vesselnet",)
