@@ -1,0 +1,431 @@
+"""The boundary prior: the refined wall as a Gaussian field for flow solvers.
+
+This module is the only place where millimetres become metres.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath, PureWindowsPath
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field as Bounded
+
+from . import __version__, covariance
+from . import prior_fields as fields
+from .config import Settings
+from .errors import ConfigError, DataError, printable
+from .fields import Probability, Refinement, Volume
+from .grid import Grid
+from .prior_schema import FIXED_ROOT, KINDS, OPENING_UNITS, VERSION, VOLATILE
+from .wall_geometry import smallest_radius
+
+PathLike = str | os.PathLike[str]
+Floats = NDArray[np.floating]
+
+METRE_PER_MM = 1e-3
+MIN_BAND_VOXELS = 4.0
+LEAST_STD_VOXELS = 1e-3
+ABSOLUTE_PATH = re.compile(
+    r"(?<![^\s\"'=:,;(\[])(?:/[^\s/\"']+(?:/[^\s/\"']*)+|[A-Za-z]:\\[^\s\"']*)"
+)
+NO_OPENINGS = "openings are not determined by this version: the openings table is empty"
+
+
+class PriorSettings(Settings):
+    """How the covariance of a prior is chosen.
+
+    Parameters
+    ----------
+    m : int
+        Even order of the inverse elliptic operator.
+    ell_mm : float or None
+        Correlation length; None = two voxels, but at most half the smallest lumen radius.
+    case_id : str
+        Word for the case; empty = a hash of the scan.
+    """
+
+    m: int = Bounded(4, ge=2, le=8, multiple_of=2)
+    ell_mm: float | None = Bounded(None, gt=0.0, le=1e4)
+    case_id: str = Bounded("", max_length=64)
+
+
+@dataclass(frozen=True, eq=False)
+class BoundaryPrior:
+    """A prior in SI units, as in the file.
+
+    Parameters
+    ----------
+    arrays : mapping of path to array
+        Every dataset; see ``docs/prior-format.md``.
+    attributes : mapping of path to mapping
+        Attributes of groups and datasets.
+    notes : tuple of str
+        Remarks of the reader, such as parts of a newer version that it left out.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    attributes: Mapping[str, Mapping[str, Any]]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        frozen = {}
+        for path, array in self.arrays.items():
+            frozen[path] = np.asarray(array).view()
+            frozen[path].setflags(write=False)
+        attributes = {p: MappingProxyType(dict(v)) for p, v in self.attributes.items()}
+        object.__setattr__(self, "arrays", MappingProxyType(frozen))
+        object.__setattr__(self, "attributes", MappingProxyType(attributes))
+
+    @classmethod
+    def from_refinement(
+        cls,
+        refinement: Refinement,
+        volume: Volume,
+        probability: Probability | None = None,
+        *,
+        settings: PriorSettings = PriorSettings(),  # noqa: B008  (frozen)
+        provenance: Mapping[str, Any] | None = None,
+        volatile: Mapping[str, Any] | None = None,
+    ) -> BoundaryPrior:
+        """Make the prior of a refined wall.
+
+        Parameters
+        ----------
+        refinement : Refinement
+            Its level set must be a signed distance with a band of at least 4 voxels. Of its
+            ``estimates``, ``bias_mm``, ``bias_std_mm``, ``coverage_2sigma`` and ``calibrated``
+            are carried into the prior where present.
+        volume : Volume
+            The scan, on the same grid.
+        probability : Probability, optional
+            The evidence of network or start; without it, P(inside) of the refined wall itself.
+        settings : PriorSettings
+        provenance : mapping, optional
+            JSON-able facts: versions, configuration, seed, device. Absolute paths are cut to base
+            names. ``calibration_set`` names the vessels that the standard deviation was fitted on.
+        volatile : mapping, optional
+            What differs from run to run; by default creation time and host.
+
+        Raises
+        ------
+        NoInterfaceError
+            The level set has no wall.
+        DataError
+            Grids differ, the band is too narrow, or phi is no signed distance.
+        """
+        given = dict(provenance or {})
+        arrays, attributes = _assemble(refinement, volume, probability, settings)
+        calibration_set = str(given.get("calibration_set", "none"))
+        attributes["/geometry/phi_std"]["calibration_set"] = calibration_set
+        facts = _facts(refinement, volume, probability, settings, given)
+        seconds = {"seconds": dict(refinement.seconds)}
+        moment = {**seconds, **(_now() if volatile is None else volatile)}
+        arrays["/provenance/json"] = _json_bytes(facts)
+        arrays[VOLATILE] = _json_bytes(moment)
+        return cls(arrays, attributes)
+
+    @classmethod
+    def read(cls, path: PathLike) -> BoundaryPrior:
+        """Read a prior file; raises DataError for anything that is not a whole, sane prior."""
+        from .prior_file import decode
+
+        return cls(*decode(path))
+
+    def write(self, path: PathLike, *, overwrite: bool = False) -> None:
+        """Write the prior file whole or not at all; equal content gives equal bytes.
+
+        Raises
+        ------
+        DataError
+            The prior contradicts itself and would be refused by ``read``.
+        ConfigError
+            The file exists and ``overwrite`` is False.
+        EnvironmentFault
+            Folder, permission, disk.
+        """
+        from .io.atomic import write_bytes
+
+        write_bytes(path, self.to_bytes(), overwrite=overwrite)
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes of the prior file after validating the content."""
+        from .prior_file import encode, semantic_fault
+        from .prior_schema import structure_fault
+
+        fault = structure_fault(self.arrays, self.attributes)
+        fault = fault or semantic_fault(self.arrays, self.attributes)
+        if fault:
+            raise DataError(fault, remedy="no prior was written")
+        return encode(self.arrays, self.attributes)
+
+    def sample(self, n: int, seed: int) -> NDArray[np.float32]:
+        """Draw walls: φ̄ + D A^(-m/2) ξ.
+
+        Returns
+        -------
+        (n, nz, ny, nx) or (n, ny, nx) float32
+            Draws of phi in metres; beyond the band, where φ̄ is clamped, they are clamped φ̄ plus
+            the same field.
+        """
+        if n < 1:
+            raise ConfigError("bad number of draws", found=n, need="at least 1")
+        rng = np.random.default_rng(seed)
+        draws = np.empty((n, *self.phi_mean_m.shape), dtype=np.float32)
+        for k in range(n):
+            draws[k] = self.phi_mean_m + covariance.draw(*self._field(), rng)
+        return draws
+
+    def log_density(self, phi_m: Any) -> float:
+        """Return -½ |A^(m/2) D⁻¹ (φ - φ̄)|² of a level set in metres, without the constant."""
+        phi = np.asarray(phi_m, dtype=np.float64)
+        if phi.shape != self.phi_mean_m.shape or not np.isfinite(phi).all():
+            raise DataError("bad phi", found=phi.shape, need=f"finite {self.phi_mean_m.shape}")
+        return covariance.log_density(phi - self.phi_mean_m, *self._field())
+
+    def _field(self) -> tuple[Floats, Floats, tuple[float, ...], float, int]:
+        stored = self.attributes["/geometry/covariance"]
+        normaliser = self.arrays["/geometry/covariance/normaliser"]
+        spacing = tuple(s * METRE_PER_MM for s in self.grid.spacing_mm)
+        return self.phi_std_m, normaliser, spacing, float(stored["ell_m"]), int(stored["m"])
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the scan, in mm as everywhere outside the file."""
+        affine = np.array(self.arrays["/grid/ijk_to_world"])
+        affine[:3] /= METRE_PER_MM
+        return Grid(self.phi_mean_m.shape, affine)
+
+    @property
+    def phi_mean_m(self) -> NDArray[np.float32]:
+        """Mean signed distance to the wall, m, negative in the lumen."""
+        return self.arrays["/geometry/phi_mean"]
+
+    @property
+    def phi_std_m(self) -> NDArray[np.float32]:
+        """Standard deviation of the wall position, m."""
+        return self.arrays["/geometry/phi_std"]
+
+    @property
+    def vertices_m(self) -> NDArray[np.float64]:
+        """Vertices of the wall, (nv, 3), RAS+ m."""
+        return self.arrays["/surface/vertices"]
+
+    @property
+    def faces(self) -> NDArray[np.int32]:
+        """Triangles (nf, 3), or edges (ne, 2) in two dimensions."""
+        name = "faces" if self.phi_mean_m.ndim == 3 else "edges"
+        return self.arrays[f"/surface/{name}"]
+
+    @property
+    def vertex_std_m(self) -> NDArray[np.float32]:
+        """Standard deviation of the wall position at the vertices, m."""
+        return self.arrays["/surface/vertex_std"]
+
+    @property
+    def quality(self) -> Mapping[str, Any]:
+        """Figures of merit, by name."""
+        return {k: v for k, v in self.attributes["/quality"].items() if k != "warnings"}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know before trusting the prior."""
+        return tuple(str(self.attributes["/quality"]["warnings"]).splitlines())
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The parsed provenance."""
+        result: dict[str, Any] = json.loads(self.arrays["/provenance/json"].tobytes())
+        return result
+
+
+def without_paths(value: Any) -> Any:
+    """Return a JSON-able copy in which absolute paths are cut to their base names."""
+    if isinstance(value, Mapping):
+        return {without_paths(str(k)): without_paths(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(v) for v in value]
+    if isinstance(value, np.generic):
+        return without_paths(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return ABSOLUTE_PATH.sub(lambda m: PureWindowsPath(m[0]).name, str(value))
+
+
+def _assemble(
+    refinement: Refinement,
+    volume: Volume,
+    probability: Probability | None,
+    settings: PriorSettings,
+) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, Any]]]:
+    """Return every array and attribute but the provenance; here millimetres become metres."""
+    grid, level, estimates = volume.grid, refinement.level_set, refinement.estimates
+    _require_one_grid(grid, level.grid, None if probability is None else probability.grid)
+    affine = np.array(grid.affine)
+    affine[:3] *= METRE_PER_MM
+    spacing = fields.spacing_of(affine, grid.ndim)
+    band_m = _band_m(level.band_mm, grid)
+    phi = (np.clip(level.phi_mm, -level.band_mm, level.band_mm) * METRE_PER_MM).astype(np.float32)
+    std = refinement.sigma_mm.astype(np.float64) * METRE_PER_MM
+    least_std = LEAST_STD_VOXELS * min(spacing)
+    steps = [row["step_rms_mm"] * METRE_PER_MM for row in refinement.history]
+    smallest = smallest_radius(phi)
+    ell = min(2.0 * max(spacing), max(0.5 * smallest, 0.5 * min(spacing)))
+    ell = ell if settings.ell_mm is None else settings.ell_mm * METRE_PER_MM
+
+    arrays, lumen = fields.lumen(phi, affine, band_m)
+    normaliser = covariance.normaliser(phi.shape, spacing, ell, settings.m)
+    arrays |= {
+        "/grid/ijk_to_world": affine,
+        "/geometry/phi_std": np.maximum(std, least_std).astype(np.float32),
+        "/geometry/covariance/normaliser": normaliser.astype(np.float32),
+        "/images/magnitude": volume.values,
+        "/quality/step_rms": np.array(steps, dtype=np.float32),
+    }
+    arrays["/images/probability"], source = _evidence(phi, arrays["/geometry/phi_std"], probability)
+    wall, surface = fields.wall(arrays, affine)
+    arrays |= wall
+    figures = fields.quality_figures(arrays)
+    own = {
+        NO_OPENINGS: True,
+        "the standard deviation is not calibrated": not estimates.get("calibrated"),
+        f"the refinement did not converge: {refinement.reason.value}": not refinement.converged,
+        f"the lumen has {lumen['n_components']} components": lumen["n_components"] > 1,
+        "the lumen leaves the field of view": any((a == 0).any() for a in _labels(arrays)),
+        "the narrowest lumen is less than 4 voxels wide": smallest < 2.0 * max(spacing),
+        "standard deviations below a thousandth of a voxel were raised": std.min() < least_std,
+    }
+    given = volume.notes + level.notes + refinement.notes
+    given += () if probability is None else probability.notes
+    warnings = [text for text, holds in own.items() if holds] + [printable(w) for w in given]
+    attributes: dict[str, dict[str, Any]] = {
+        "/": _root(volume, settings),
+        "/grid": fields.grid_attributes(affine, grid.shape_kji),
+        "/geometry": lumen,
+        "/geometry/phi_mean": {
+            "band_halfwidth_m": band_m,
+            "far_field": "clamped",
+            "bias_m": estimates.get("bias_mm", 0.0) * METRE_PER_MM,
+            "bias_std_m": estimates.get("bias_std_mm", 0.0) * METRE_PER_MM,
+            "eikonal_rms": figures.pop("eikonal_rms"),
+            "method": "refined level set, signed distance",
+        },
+        "/geometry/phi_std": {
+            "coverage_2sigma": estimates.get("coverage_2sigma", 0.0),
+            "calibrated": int(estimates.get("calibrated", 0)),
+        },
+        "/geometry/covariance": {
+            "kind": "elliptic",
+            "ell_m": ell,
+            "m": settings.m,
+            "bc": "zero flux at the faces of the box",
+        },
+        "/boundary": {},
+        "/boundary/openings": {"field_units": OPENING_UNITS},
+        "/surface": surface,
+        "/images": {},
+        "/images/probability": {"source": source},
+        "/quality": {
+            **figures,
+            "mass_balance": 0.0,
+            "mass_balance_sigma": 0.0,
+            "converged": int(refinement.converged),
+            "warnings": "\n".join(dict.fromkeys(warnings)),
+        },
+        "/provenance": {},
+    }
+    return arrays, attributes
+
+
+def _require_one_grid(grid: Grid, *others: Grid | None) -> None:
+    for other in others:
+        if other is not None and not grid.mismatch_mm(other) < 1e-3 * grid.h_min:
+            found = f"corners {grid.mismatch_mm(other):.3g} mm apart"
+            raise DataError("scan, start and wall are on different grids", found=found)
+
+
+def _band_m(band_mm: float, grid: Grid) -> float:
+    """Half-width that is stored: just inside the clamped far field."""
+    half = band_mm / (1.0 + 1e-3)
+    if half < MIN_BAND_VOXELS * grid.h_max:
+        need = f"more than {MIN_BAND_VOXELS:g} times the largest spacing, {grid.h_max:.3g} mm"
+        raise DataError("band too narrow for a prior", found=f"{band_mm:.4g} mm", need=need)
+    return half * METRE_PER_MM
+
+
+def _labels(arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    return [a for p, a in arrays.items() if p in ("/surface/face_label", "/surface/edge_label")]
+
+
+def _evidence(
+    phi: Floats, std: Floats, probability: Probability | None
+) -> tuple[NDArray[np.float32], str]:
+    """Return the probability and where it comes from."""
+    if probability is None:
+        from scipy.special import ndtr
+
+        return ndtr(-phi / std).astype(np.float32), "derived"
+    if not probability.soft:
+        return probability.values, "derived"
+    return probability.values, "start" if probability.model_id.startswith("start") else "network"
+
+
+def _root(volume: Volume, settings: PriorSettings) -> dict[str, Any]:
+    ndim = volume.grid.ndim
+    return {
+        **FIXED_ROOT,
+        "format_version": ".".join(map(str, VERSION)),
+        "axes": "kji" if ndim == 3 else "ji",
+        "geometry_kind": next(kind for kind, n in KINDS.items() if n == ndim),
+        "case_id": settings.case_id or _scan_digest(volume)[:16],
+        "writer": f"vesselseg {__version__}",
+        "content_sha256": "",
+    }
+
+
+def _scan_digest(volume: Volume) -> str:
+    return volume.sha256 or hashlib.sha256(volume.values.tobytes()).hexdigest()
+
+
+def _facts(
+    refinement: Refinement,
+    volume: Volume,
+    probability: Probability | None,
+    settings: PriorSettings,
+    given: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the provenance; what the caller gives wins."""
+    own = {
+        "writer": f"vesselseg {__version__}",
+        "input": {"name": PurePath(volume.name).name, "sha256": _scan_digest(volume)},
+        "evidence": None if probability is None else probability.model_id,
+        "refinement": {
+            "reason": refinement.reason.value,
+            "steps": refinement.steps,
+            "estimates": dict(refinement.estimates),
+        },
+        "prior": settings.model_dump(),
+    }
+    return {**own, **given}
+
+
+def _now() -> dict[str, Any]:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"created": now, "host": socket.gethostname()}
+
+
+def _json_bytes(tree: Mapping[str, Any]) -> NDArray[np.uint8]:
+    text = json.dumps(without_paths(tree), sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return np.frombuffer(text.encode("utf-8", "backslashreplace"), dtype=np.uint8)
