@@ -54,11 +54,12 @@ def _grow(
     height = len(roots)
     stack[:height, :7] = roots
     count, draw = 0, 0
-    curl, move, point = np.zeros(3), np.zeros(3), np.zeros(3)
+    curl, move, point, home = np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(3)
     while height > 0 and count < len(segments):
         height -= 1
         point[:] = stack[height, :3]
         move[:] = stack[height, 3:6]
+        home[:] = move
         base, level = stack[height, 6], stack[height, 7]
         target = base
         curl[:] = 0.0
@@ -74,9 +75,12 @@ def _grow(
         while count < len(segments):
             step = max(0.8, 0.35 * base)
             keep = math.exp(-step / (5.0 * base + 4.0))
-            kick = math.sqrt(1.0 - keep * keep) * tortuosity / (base + 2.0)
+            kick = math.sqrt(1.0 - keep * keep) * tortuosity / (base + 3.0)
+            # A weak pull to the first heading: long vessels cross the box, they do not coil up.
+            pull = (1.0 - keep) * 0.12 / (0.3 * base + 1.0)
             for d in range(3):
                 curl[d] = keep * curl[d] + kick * normals[draw % len(normals)]
+                curl[d] += pull * (home[d] - move[d])
                 draw += 1
             if planar:
                 curl[0] = 0.0
@@ -103,7 +107,7 @@ def _grow(
             offset = (travelled - where) / width
             now = base * (1.0 + ripple * math.sin(phase + 6.28 * travelled / wave))
             now *= 1.0 + bump * math.exp(-0.5 * offset * offset)
-            now = max(now, 0.6)
+            now = max(now, 0.7)
             # A round cone needs abs(difference of radii) < length.
             now = min(max(now, last - 0.7 * step), last + 0.7 * step)
             segments[count, 6] = last
@@ -321,9 +325,9 @@ def random_tree(
         rng.standard_normal(6000),
         rng.random(4000),
         box,
-        rng.uniform(0.1, 0.9),
+        rng.uniform(0.05, 0.75),
         rng.choice([0.0, 0.03, 0.06, 0.1]),
-        max(0.7, 0.6 * radii[0]),
+        max(0.8, 0.7 * radii[0]),
         planar,
         segments,
     )
