@@ -1,0 +1,84 @@
+"""The narrow band around the wall as a list of voxels with their geometry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vesselseg.cuda_kernels import closest_point as cp_kernels
+from vesselseg.cuda_kernels import wall as kernels
+
+from .redistancing import ClosestPoints, closest_points
+
+CORE = 1.5  # half-width, in largest spacings, of the layer that carries the displacement
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """Voxels within a distance of the wall, sorted so that the core comes first.
+
+    ``phi_mm``, ``kappa`` (of the nearest wall point, 1/mm) are (n,), ``normal`` (n, 3) in array
+    order; the first ``core`` entries form the layer along which displacements are solved for.
+    """
+
+    points: ClosestPoints
+    distance_field: NDArray
+    phi_mm: NDArray[np.float64]
+    normal: NDArray[np.float64]
+    kappa: NDArray[np.float64]
+    core: int
+
+    @property
+    def index(self) -> NDArray[np.int32]:
+        """Voxels (n, 3) in array order."""
+        return self.points.index_kji
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Voxel size of the 3-D array, mm."""
+        return self.points.spacing_mm
+
+    @property
+    def area_mm(self) -> float:
+        """Share of a core voxel in the wall's area, mm² (mm for a curve times the plane)."""
+        return float(np.prod(self.spacing)) / (2.0 * CORE * max(self.spacing))
+
+    def graph(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Connect the core: neighbours along the wall, and the core voxel of each wall point.
+
+        The first table (core, 6) holds the face neighbours on the same wall, -1 where none; the
+        second (n,) the core entry whose voxel contains the closest point of each band voxel.
+        """
+        label = np.full(self.distance_field.shape, -1, dtype=np.int32)
+        core = self.index[: self.core]
+        kernels.scatter(core, np.arange(self.core, dtype=np.int32), label)
+        table = np.empty((self.core, 6), dtype=np.int32)
+        kernels.wall_neighbours(label, core, self.normal, table)
+        owner = kernels.gather(np.rint(self.points.points).astype(np.int32), label)
+        return table, owner
+
+
+def make_band(phi: NDArray, spacing: tuple[float, ...], band_mm: float) -> Band:
+    """Redistance a 3-D field by closest points and collect its band."""
+    found = closest_points(phi, spacing, band_mm)
+    # The search lists one layer more than the band: differences at its edge see true distances.
+    field = np.empty_like(phi)
+    far = band_mm + 2.0 * max(spacing)
+    cp_kernels.scatter_distance(phi, found.index_kji, found.distance_mm, far, field)
+    core_mm = CORE * max(spacing)
+    within = found.distance_mm <= band_mm
+    order = np.flatnonzero(within)
+    order = order[np.argsort(found.distance_mm[order] > core_mm, kind="stable")]
+    found = ClosestPoints(
+        found.index_kji[order], found.points[order], found.distance_mm[order], spacing
+    )
+    n = len(order)
+    normal, kappa = np.empty((n, 3)), np.empty(n)
+    kernels.wall_geometry(field, found.index_kji, normal, kappa, *spacing)
+    bend = np.zeros(phi.shape)
+    kernels.scatter(found.index_kji, kappa, bend)
+    core = int(np.count_nonzero(found.distance_mm <= core_mm))
+    phi_mm = kernels.gather(found.index_kji, field).astype(np.float64)
+    return Band(found, field, phi_mm, normal, found.extend(bend), core)

@@ -1,0 +1,132 @@
+"""Refinement of a level set on an image: the loop, its watchdog and its stop rule."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vesselseg.errors import DataError, NumericalError
+from vesselseg.fields import LevelSet, Progress, Refinement, StopReason, Volume, silent
+
+from .field import asfield, require_interface
+from .redistancing import redistance
+from .region import chan_vese_step
+from .settings import RefineSettings
+from .step import FIRST_LENGTH, Problem, State, map_step, posterior, smoothed_start
+
+STEPS = {"map": map_step, "chan_vese": chan_vese_step}
+DEFAULT_SIGMA = 0.5  # s.d. of a start that states none, in largest spacings
+EARLIEST_STOP = 8  # steps: blur and prior are learnt before
+
+
+def refine(
+    level_set: LevelSet,
+    volume: Volume,
+    settings: RefineSettings | None = None,
+    *,
+    progress: Progress = silent,
+) -> Refinement:
+    """Move a wall to its most probable place given the image, with its standard deviation.
+
+    Parameters
+    ----------
+    level_set : LevelSet
+        The start; its ``sigma_mm`` is the prior's s.d. (default 0.5 of the largest spacing).
+    volume : Volume
+        The scan, on the same grid, 2-D or 3-D.
+    settings : RefineSettings, optional
+        Energy ``map`` (posterior mode of a blurred two-intensity model with local means) or
+        ``chan_vese`` (Chan & Vese 2001 with global means).
+
+    Returns
+    -------
+    Refinement
+        The refined level set (mm), the posterior s.d. of the wall, the reason of the stop.
+
+    Raises
+    ------
+    DataError
+        If the grids differ.
+    NoInterfaceError
+        If the start has no wall.
+    NumericalError
+        If the lumen is lost or explodes.
+    """
+    settings = settings or RefineSettings()
+    clock = time.perf_counter()
+    problem = pose(level_set, volume, settings)
+    state, reason, history = iterate(problem, progress)
+    phi, sigma, estimates = posterior(problem, state)
+    flat = volume.grid.ndim == 2
+    return Refinement(
+        LevelSet(phi[0] if flat else phi, volume.grid, problem.band_mm),
+        sigma[0] if flat else sigma,
+        reason,
+        len(history),
+        history=tuple(history),
+        seconds={"refine": time.perf_counter() - clock},
+        estimates=estimates,
+        notes=level_set.notes,
+    )
+
+
+def pose(level_set: LevelSet, volume: Volume, settings: RefineSettings) -> Problem:
+    """Check start and image against each other and bring them into one 3-D problem."""
+    grid = volume.grid
+    if not level_set.grid.mismatch_mm(grid) <= 1e-3 * grid.h_min:
+        raise DataError(
+            "level set and image lie on different grids",
+            found=f"{level_set.grid.shape_kji} and {grid.shape_kji}",
+            remedy="read the start with read_start, which resamples it",
+        )
+    band = max(settings.band * grid.h_max, level_set.band_mm)
+    field, spacing = asfield(level_set.phi_mm, grid.spacing_mm)
+    require_interface(field)
+    smooth = smoothed_start(redistance(field, spacing, band_mm=band), grid.ndim == 2)
+    require_interface(smooth)
+    sigma = level_set.sigma_mm
+    if sigma is None:
+        sigma = np.full(grid.shape_kji, DEFAULT_SIGMA * grid.h_max, np.float32)
+    image = volume.values.reshape(field.shape)
+    start = redistance(smooth, spacing, band_mm=band)
+    return Problem(image, start, sigma.reshape(field.shape), spacing, band, grid.ndim - 1, settings)
+
+
+def iterate(
+    problem: Problem, progress: Progress
+) -> tuple[State, StopReason, list[dict[str, float]]]:
+    """Step until the wall rests or the limit is reached."""
+    settings = problem.settings
+    state = State(problem.start, length_mm=FIRST_LENGTH * problem.unit)
+    history: list[dict[str, float]] = []
+    first = volume_mm(problem.start, problem.spacing)
+    for n in range(settings.iterations):
+        state = STEPS[settings.energy](problem, state)
+        volume = volume_mm(state.phi, problem.spacing)
+        history.append({"step_rms_mm": state.rms_mm, "volume_mm3": volume, **dict(state.facts)})
+        watch_volume(volume / first, n + 1, settings)
+        progress("refine", (n + 1) / settings.iterations, f"step {state.rms_mm:.4f} mm rms")
+        if state.rms_mm < settings.tolerance * problem.unit and n + 1 >= EARLIEST_STOP:
+            return state, StopReason.CONVERGED, history
+    return state, StopReason.STEP_LIMIT, history
+
+
+def volume_mm(phi: NDArray, spacing: tuple[float, ...]) -> float:
+    """Lumen volume, mm³ (mm² times the plane's spacing in 2-D), linear within a voxel."""
+    h = max(spacing)
+    return float(np.clip(0.5 - phi / h, 0.0, 1.0).sum(dtype=np.float64) * np.prod(spacing))
+
+
+def watch_volume(ratio: float, step: int, settings: RefineSettings) -> None:
+    """Stop a refinement that loses or floods the vessel."""
+    low, high = settings.volume_limits
+    if not low <= ratio <= high:
+        what = "lost" if ratio < low else "exploded"
+        raise NumericalError(
+            f"volume {what} at step {step}",
+            found=f"{100 * ratio:.0f} % of the initial",
+            need=f"{100 * low:.0f} to {100 * high:.0f} %",
+            remedy="check the start against the scan or change refine.volume_limits",
+        )

@@ -1,0 +1,37 @@
+"""Settings of a refinement."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vesselseg.config import Settings
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class RefineSettings(Settings):
+    """How a level set is refined on an image.
+
+    Lengths are in units of the largest voxel size, so that one setting serves all scans.
+    """
+
+    energy: Literal["map", "chan_vese"] = "map"
+    iterations: Annotated[int, Field(ge=1, le=1000)] = 20
+    band: Annotated[float, Field(ge=4.0, le=20.0)] = 4.5
+    """Half-width of the trusted band."""
+    psf: Annotated[float, Field(gt=0, le=3.0)] | None = None
+    """S.d. of the point spread in voxels without the voxel box; estimated if absent."""
+    prior_length: Positive | None = None
+    """Correlation length of the start's error along the wall; from the evidence if absent."""
+    prior_scale: Positive | None = None
+    """Multiplies the start's standard deviation; from the evidence if absent."""
+    means_length: Annotated[float, Field(ge=2.0, le=1000.0)] = 8.0
+    """Length over which the intensities of lumen and surroundings may vary."""
+    tolerance: Annotated[float, Field(gt=0, lt=1.0)] = 0.01
+    """Stop when the root-mean-square step is shorter."""
+    volume_limits: tuple[float, float] = Field((0.2, 5.0), strict=False)
+    """Watchdog: lumen volume relative to the start's."""
+    smoothing: Annotated[float, Field(ge=0, le=10.0)] = 0.3
+    """Chan-Vese: weight of the wall's curvature."""

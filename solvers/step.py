@@ -1,0 +1,203 @@
+"""One step of the default energy ``map``: the wall moves to its most probable place."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from vesselseg.cuda_kernels import wall as kernels
+
+from .appearance import Appearance, blur_mm, estimate_psf, fit_appearance
+from .band import Band, make_band
+from .displacement import Data, WallPrior, log_evidence, solve_displacement
+from .settings import RefineSettings
+from .uncertainty import fisher_information, posterior_sigma
+
+MAX_STEP = 0.7  # of the wall in one step, in largest spacings: the model is linear that far
+FIRST_PSF, FIRST_LENGTH, FIRST_SCALE = 0.6, 7.0, 0.5
+LEARN_BLUR_AT = (3, 6)  # steps after which the blur is estimated
+LEARN_PRIOR_AT = 3  # once, from a stiff wall: a wall that follows the noise would ask for more
+EVIDENCE_SLACK = 0.05  # of the Occam term: the accuracy of its flat-wall form
+LENGTHS = (2.0, 3.0, 4.5, 7.0, 10.0)  # candidates for the prior, in largest spacings
+SCALES = (0.25, 0.5, 1.0)
+SMOOTH_START = 1.0  # s.d. in voxels of the filter that removes the start's roughness
+SIGMA_FLOOR = 0.02  # of the wall position, in largest spacings: the redistancer's and model's own
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Everything that stays fixed: image, start and its s.d. as 3-D arrays, settings."""
+
+    image: NDArray[np.float32]
+    start: NDArray
+    sigma: NDArray
+    spacing: tuple[float, ...]
+    band_mm: float
+    wall_dims: int
+    settings: RefineSettings
+
+    @property
+    def unit(self) -> float:
+        """Largest voxel size, mm."""
+        return max(self.spacing[-self.wall_dims - 1 :])
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What one step hands to the next."""
+
+    phi: NDArray
+    steps: int = 0
+    rms_mm: float = float("inf")
+    psf: float = FIRST_PSF
+    length_mm: float = 0.0
+    scale: float = FIRST_SCALE
+    facts: tuple[tuple[str, float], ...] = ()
+
+
+def smoothed_start(phi: NDArray, planar: bool) -> NDArray:
+    """Remove roughness below the resolution: (2 G - G²) phi, whose bias is of fourth order."""
+    width = (0.0 if planar else SMOOTH_START, SMOOTH_START, SMOOTH_START)
+    once = ndimage.gaussian_filter(phi, width, mode="nearest", truncate=3.0)
+    smooth = 2.0 * once - ndimage.gaussian_filter(once, width, mode="nearest", truncate=3.0)
+    # A vessel too thin for the filter keeps its wall.
+    lost = ndimage.binary_dilation(
+        (phi < 0) & (smooth >= 0) & (ndimage.minimum_filter(smooth, 5) >= 0), iterations=3
+    )
+    return np.where(lost, phi, smooth).astype(phi.dtype)
+
+
+def map_step(problem: Problem, state: State) -> State:
+    """Gauss-Newton step on the posterior of the wall's displacement from the start."""
+    settings = problem.settings
+    band = make_band(state.phi, problem.spacing, problem.band_mm)
+    if settings.psf is None and state.steps in LEARN_BLUR_AT:
+        psf = estimate_psf(problem.image, band, settings.means_length * problem.unit)
+        state = replace(state, psf=psf)
+    look = observe(problem, band, state.psf)
+    moved = displacement_so_far(problem, band)
+    table, owner = band.graph()
+    data = linearise(band, look, moved, owner)
+    if state.steps == LEARN_PRIOR_AT:
+        state = learn_prior(problem, state, band, look, data, table, moved)
+    prior = wall_prior(problem, band, state)
+    total = solve_displacement(data, prior, table, problem.spacing, band.area_mm, moved)
+    limit = MAX_STEP * problem.unit
+    step = np.clip(total - moved, -limit, limit)
+    near = np.abs(band.phi_mm[: band.core]) < 0.5 * problem.unit
+    rms = float(np.sqrt(np.mean(step[near] ** 2)))
+    facts = (("noise", look.noise), ("contrast", float(np.median(np.abs(look.contrast)))))
+    return replace(
+        state, phi=moved_wall(band, step), steps=state.steps + 1, rms_mm=rms, facts=facts
+    )
+
+
+def observe(problem: Problem, band: Band, psf: float) -> Appearance:
+    """Fit the image model twice: the second time without what the first found implausible."""
+    means = problem.settings.means_length * problem.unit
+    first = fit_appearance(problem.image, band, psf, means)
+    return fit_appearance(problem.image, band, psf, means, first.weight)
+
+
+def displacement_so_far(problem: Problem, band: Band) -> NDArray[np.float64]:
+    """Distance of the wall from the start at the core voxels, outward positive."""
+    return band.points.extend(problem.start)[: band.core]
+
+
+def linearise(band: Band, look: Appearance, moved: NDArray, owner: NDArray) -> Data:
+    """Gather the data of every band voxel at the core voxel that holds its wall point.
+
+    The displacement is constant along normals, so voxels at all depths speak for one point.
+    """
+    own = np.maximum(owner, 0)
+    jacobian = look.contrast * look.slope
+    weighted = np.where(owner >= 0, look.weight * jacobian / look.noise**2, 0.0)
+    sums = [
+        np.bincount(own, weights=w, minlength=band.core)
+        for w in (weighted * jacobian, weighted * (look.residual + jacobian * moved[own]))
+    ]
+    return Data(*sums)
+
+
+def wall_prior(problem: Problem, band: Band, state: State) -> WallPrior:
+    """Prior of the displacement: the start's s.d. at the wall, scaled, and its length."""
+    sigma = band.points.extend(problem.sigma)[: band.core] * state.scale
+    return WallPrior(sigma, state.length_mm, problem.wall_dims)
+
+
+def information(problem: Problem, band: Band, look: Appearance) -> NDArray[np.float64]:
+    """Fisher information per wall area at the core voxels."""
+    core = slice(band.core)
+    blur = blur_mm(band, look.psf)
+    volume = float(np.prod(problem.spacing))
+    return fisher_information(
+        look.contrast[core] * np.sqrt(look.weight[core]), blur, look.noise, volume
+    )
+
+
+def learn_prior(
+    problem: Problem,
+    state: State,
+    band: Band,
+    look: Appearance,
+    data: Data,
+    table: NDArray,
+    moved: NDArray,
+) -> State:
+    """Choose the prior's length and scale by the evidence (empirical Bayes).
+
+    Of the candidates that the evidence cannot tell from the best, the smoothest is taken.
+    """
+    settings = problem.settings
+    lengths = [settings.prior_length] if settings.prior_length else LENGTHS
+    scales = [settings.prior_scale] if settings.prior_scale else SCALES
+    known = information(problem, band, look)
+    trials: list[tuple[float, float, State]] = []
+    for length, scale in itertools.product(lengths, scales):
+        trial = replace(state, length_mm=length * problem.unit, scale=scale)
+        prior = wall_prior(problem, band, trial)
+        solution = solve_displacement(data, prior, table, problem.spacing, band.area_mm, moved)
+        fit, occam = log_evidence(data, prior, solution, known, band.area_mm)
+        trials.append((fit - occam, occam, trial))
+    best, occam, _ = max(trials, key=lambda t: t[0])
+    close = [t for t in trials if t[0] >= best - EVIDENCE_SLACK * occam]
+    return max(close, key=lambda t: (t[2].length_mm, t[0]))[2]
+
+
+def moved_wall(band: Band, step: NDArray) -> NDArray:
+    """Shift the band by the step at each voxel's closest wall point."""
+    field = np.zeros(band.distance_field.shape)
+    kernels.scatter(band.index[: band.core], step, field)
+    out = band.distance_field.copy()
+    kernels.shift_wall(band.distance_field, band.index, band.points.extend(field), out)
+    return out
+
+
+def posterior(problem: Problem, state: State) -> tuple[NDArray, NDArray, dict[str, float]]:
+    """Final distance, its s.d. constant along normals, and what was estimated on the way."""
+    band = make_band(state.phi, problem.spacing, problem.band_mm)
+    look = observe(problem, band, state.psf)
+    prior = wall_prior(problem, band, state)
+    core_sigma = posterior_sigma(
+        information(problem, band, look), prior.sigma_mm, prior.length_mm, prior.wall_dims
+    )
+    core_sigma = np.hypot(core_sigma, SIGMA_FLOOR * problem.unit)
+    field = np.full(problem.image.shape, np.median(core_sigma))
+    kernels.scatter(band.index[: band.core], core_sigma, field)
+    sigma = np.full_like(field, np.median(core_sigma))
+    kernels.scatter(band.index, band.points.extend(field), sigma)
+    contrast = float(np.median(np.abs(look.contrast[: band.core])))
+    estimates = {
+        "noise": look.noise,
+        "contrast": contrast,
+        "wall_snr": contrast / look.noise,
+        "psf_voxels": state.psf,
+        "prior_length_mm": state.length_mm,
+        "prior_scale": state.scale,
+    }
+    distance = np.clip(band.distance_field, -problem.band_mm, problem.band_mm)
+    return distance, sigma, estimates
