@@ -151,24 +151,22 @@ def train(terminal: Terminal, options: Options) -> None:
 
 def synth(terminal: Terminal, options: Options) -> None:
     """Make synthetic scans with their exact distance to the wall."""
-    from .cli_synth import write_cases
     from .io.atomic import check_folder
-    from .synth import SynthSettings
+    from .synth import SynthSettings, write_dataset
 
     machine(options)
     config = settings(SynthSettings, options, {})
-    folder = check_folder(options.output)
+    check_folder(options.output)
     with terminal.progress() as progress:
-        made = write_cases(
-            folder,
+        folder = write_dataset(
+            options.output,
             options.number,
             config,
-            seed=options.seed or 0,
-            workers=options.workers,
+            options.seed or 0,
             overwrite=options.overwrite,
             progress=progress,
         )
-    result = {"folder": str(folder), "cases": [str(p) for p in made]}
+    result = {"folder": str(folder), "cases": options.number}
     show(result, options.json, lambda: str(folder))
 
 
@@ -256,9 +254,10 @@ def plan(grid: dict[str, Any], config: dict[str, Any], needed: int) -> None:
 
 def written(built: BoundaryPrior, path: Path) -> dict[str, Any]:
     """Describe a prior that was written."""
-    digest = built.attributes["/"]["content_sha256"]
-    quality = {k: v for k, v in built.quality.items() if k != "warnings"}
-    facts = {"file": str(path), "content_sha256": digest, "quality": quality}
+    from .prior_check import summary
+
+    digest = summary(type(built).read(path))["content_sha256"]
+    facts = {"file": str(path), "content_sha256": digest, "quality": dict(built.quality)}
     return {**facts, "warnings": list(built.warnings)}
 
 
@@ -270,9 +269,12 @@ def is_prior(options: Options) -> bool:
 def described(options: Options) -> dict[str, Any]:
     """Return what is in a file, by its kind."""
     if is_prior(options):
+        from .prior import BoundaryPrior
         from .prior_check import summary
 
-        return {**summary(options.file), "open_with": OPEN_WITH}
+        held = BoundaryPrior.read(options.file)
+        provenance = {"provenance": held.provenance, "open_with": OPEN_WITH}
+        return {"file": str(options.file), **summary(held), **provenance}
     if options.file.suffix in (".safetensors", ".json"):
         from .nets import checkpoint
 
@@ -318,7 +320,7 @@ TABLE = {
     segment: "input output model save config set memory overwrite dry_run json "
     f"{READING} {MACHINE}",
     train: f"output config set seed steps hours init resume workers dry_run json {MACHINE}",
-    synth: "output number config set seed workers overwrite json threads",
+    synth: "output number config set seed overwrite json threads",
     check: f"file deep json {READING}",
     info: f"file json {READING}",
     preview: "file output overwrite json",

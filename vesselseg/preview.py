@@ -12,6 +12,23 @@ from numpy.typing import NDArray
 from .errors import DataError
 from .fields import Volume
 from .grid import Grid
+from .preview_panels import (
+    AMBER,
+    FAINT,
+    NETWORK,
+    PAGE,
+    STYLE,
+    WALL,
+    caption,
+    fine,
+    frame,
+    logit,
+    outline,
+    picture,
+    ruler,
+    scale_bar,
+    window,
+)
 from .preview_planes import Plane, deepest, planes
 from .preview_wall import camera, decimate, shade, sigma_map, vertex_normals
 
@@ -23,19 +40,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-PAGE, PANEL, INK, FAINT = "#14171c", "#000000", "#e8ebef", "#8d96a3"
-WALL, NETWORK, AMBER = "#4fc3f7", "#ffb74d", "#ffca28"
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": FAINT,
-    "axes.edgecolor": FAINT,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "figure.facecolor": PAGE,
-    "savefig.facecolor": PAGE,
-}
 ASSUMED = ("voxel size", "unit of length")  # parts of the readers' notes
 UNKNOWN = ("no orientation", "orientation unknown")
 
@@ -191,120 +195,19 @@ def _slice(axes: Axes, scene: Scene, plane: Plane, focus: Array | None, radius: 
     low, high = np.percentile(image, (1.0, 99.8))
     step = plane.spacing(scene.grid)
     shown = plane.cut(image, focus)
-    _picture(axes, shown, step, low, high)
-    phi, sigma = _fine(plane.cut(scene.phi, focus)), _fine(plane.cut(scene.sigma, focus), 1)
-    up, right = _ruler(shown.shape, phi.shape, step)
+    picture(axes, shown, step, low, high)
+    phi, sigma = fine(plane.cut(scene.phi, focus)), fine(plane.cut(scene.sigma, focus), 1)
+    up, right = ruler(shown.shape, phi.shape, step)
     band = phi / np.maximum(sigma, 1e-6)
     axes.contourf(right, up, band, [-2, 2], colors=[WALL], alpha=0.36)
     if scene.probability is not None:
-        logit = _fine(_logit(plane.cut(scene.probability, focus)))
-        _outline(axes, right, up, logit, colors=NETWORK, linestyles="--", linewidths=1.3)
-    _outline(axes, right, up, phi, colors=WALL, linewidths=1.5)
+        evidence = fine(logit(plane.cut(scene.probability, focus)))
+        outline(axes, right, up, evidence, colors=NETWORK, linestyles="--", linewidths=1.3)
+    outline(axes, right, up, phi, colors=WALL, linewidths=1.5)
     if focus is not None:
-        _window(axes, plane.place(scene.grid, focus), radius, step)
-    _frame(axes, plane)
-    _scale_bar(axes)
-
-
-def _ruler(coarse: Any, fine: Any, step: tuple[float, float]) -> tuple[Array, Array]:
-    """Return the positions in mm, upwards and rightwards, of interpolated samples."""
-    up, right = (np.linspace(0, n - 1, m) * s for n, m, s in zip(coarse, fine, step, strict=True))
-    return up, right
-
-
-def _window(
-    axes: Axes, centre: tuple[float, float], radius: float, step: tuple[float, float]
-) -> None:
-    """Show the neighbourhood of the vessel, with the proportions of the panel."""
-    box = axes.get_position(original=True)
-    ratio = box.width / box.height * 13.333 / 7.5
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    half = max(4.5 * radius, 9 * max(step))
-    half = min(half, max((top - bottom) / 2, (right - left) / 2 / ratio))
-    for size, low, high, middle, move in (
-        (half * ratio, left, right, centre[0], axes.set_xlim),
-        (half, bottom, top, centre[1], axes.set_ylim),
-    ):
-        inside = min(max(middle, low + size), high - size)
-        middle = inside if high - low >= 2 * size else (low + high) / 2
-        move(middle - size, middle + size)
-
-
-def _picture(axes: Axes, image: Array, step: tuple[float, float], low: float, high: float) -> None:
-    height, width = (n * s for n, s in zip(image.shape, step, strict=True))
-    extent = (-step[1] / 2, width - step[1] / 2, -step[0] / 2, height - step[0] / 2)
-    axes.set_facecolor(PANEL)
-    axes.imshow(
-        image,
-        cmap="gray",
-        vmin=low,
-        vmax=max(high, low + 1e-6),
-        origin="lower",
-        extent=extent,
-        interpolation="nearest",
-    )
-    axes.set_aspect("equal")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def _outline(axes: Axes, right: Array, up: Array, values: Array, **style: Any) -> None:
-    if values.min() < 0.0 < values.max():
-        axes.contour(right, up, values, [0.0], **style)
-
-
-def _fine(values: Array, order: int = 3) -> Array:
-    """Interpolate four times finer, so that sub-voxel contours are smooth."""
-    from scipy.ndimage import zoom
-
-    size = [(4 * (n - 1) + 1) / n for n in values.shape]
-    return np.asarray(zoom(values.astype(np.float64), size, order=order, mode="nearest"))
-
-
-def _logit(probability: Array) -> Array:
-    p = np.clip(probability.astype(np.float64), 1e-4, 1 - 1e-4)
-    return np.log(p / (1 - p))
-
-
-def _frame(axes: Axes, plane: Plane) -> None:
-    places = (
-        (0.015, 0.5, "left"),
-        (0.985, 0.5, "right"),
-        (0.5, 0.03, "center"),
-        (0.5, 0.97, "center"),
-    )
-    for (x, y, side), letter in zip(places, plane.letters, strict=True):
-        vertical = {0.03: "bottom", 0.97: "top"}.get(y, "center")
-        axes.text(
-            x,
-            y,
-            letter,
-            transform=axes.transAxes,
-            ha=side,
-            va=vertical,
-            size=10,
-            color=INK,
-            alpha=0.85,
-        )
-
-
-def _scale_bar(axes: Axes) -> None:
-    left, right = axes.get_xlim()
-    bottom, top = axes.get_ylim()
-    width = right - left
-    length = max(v for v in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if v <= max(width / 4, 0.1))
-    x, y = right - 0.04 * width - length, bottom + 0.055 * (top - bottom)
-    axes.plot([x, x + length], [y, y], color=INK, lw=2.2, solid_capstyle="butt")
-    axes.text(
-        x + length / 2,
-        y + 0.02 * (top - bottom),
-        f"{length:g} mm",
-        ha="center",
-        va="bottom",
-        size=8.5,
-    )
+        window(axes, plane.place(scene.grid, focus), radius, step)
+    frame(axes, plane)
+    scale_bar(axes)
 
 
 def _legend(figure: Figure, scene: Scene, y: float, centre: float = 0.5) -> None:
@@ -337,18 +240,14 @@ def _projection(axes: Axes, scene: Scene) -> None:
     flat = plane.turn(image.max(axis=plane.normal))
     low, high = np.percentile(flat, (2.0, 99.8))
     step = plane.spacing(scene.grid)
-    _picture(axes, flat, step, low, high)
-    phi = _fine(plane.turn(scene.phi.min(axis=plane.normal)))
-    up, right = _ruler(flat.shape, phi.shape, step)
-    _outline(axes, right, up, phi, colors=WALL, linewidths=1.0)
+    picture(axes, flat, step, low, high)
+    phi = fine(plane.turn(scene.phi.min(axis=plane.normal)))
+    up, right = ruler(flat.shape, phi.shape, step)
+    outline(axes, right, up, phi, colors=WALL, linewidths=1.0)
     axes.set_anchor("N")
-    _frame(axes, plane)
-    _scale_bar(axes)
-    _caption(axes, "maximum-intensity projection")
-
-
-def _caption(axes: Axes, text: str) -> None:
-    axes.set_title(text, size=10, color=FAINT, pad=4)
+    frame(axes, plane)
+    scale_bar(axes)
+    caption(axes, "maximum-intensity projection")
 
 
 def _surface(figure: Figure, axes: Axes, scene: Scene) -> None:
@@ -364,7 +263,7 @@ def _surface(figure: Figure, axes: Axes, scene: Scene) -> None:
     norm = _sigma_norm(scene.vertex_sigma)
     colours = shade(sigma_map()(norm(sigma[faces].mean(axis=1)))[:, :3], normals)
     depth = triangles[:, :, 2].mean(axis=1)
-    fog = 0.45 * (depth.max() - depth) / max(float(np.ptp(depth)), 1e-9)
+    fog = 0.35 * (depth.max() - depth) / max(float(np.ptp(depth)), 1e-9)
     colours = colours * (1 - fog[:, None]) + np.array(to_rgb(PAGE)) * fog[:, None]
     order = np.argsort(depth)
     order = order[towards[order] > 0]
@@ -377,7 +276,7 @@ def _surface(figure: Figure, axes: Axes, scene: Scene) -> None:
         )
     )
     _fit(axes, corners[:, :2])
-    _caption(axes, "wall, coloured by its standard deviation")
+    caption(axes, "wall, coloured by its standard deviation")
     _colour_bar(figure, axes, norm)
 
 
@@ -385,7 +284,9 @@ def _sigma_norm(sigma: Array) -> Any:
     from matplotlib.colors import Normalize
 
     low, high = np.percentile(sigma, (2.0, 98.0)) if len(sigma) else (0.0, 1.0)
-    return Normalize(float(low), float(max(high, low * 1.05 + 1e-6)), clip=True)
+    middle = (low + high) / 2
+    half = max((high - low) / 2, 0.15 * middle, 1e-6)  # a constant s.d. must not look varied
+    return Normalize(float(middle - half), float(middle + half), clip=True)
 
 
 def _fit(axes: Axes, points: Array, margin: float = 0.04) -> None:
@@ -420,12 +321,12 @@ def _edges(figure: Figure, axes: Axes, scene: Scene) -> None:
     lines.set_array(scene.vertex_sigma[scene.faces].mean(axis=1))
     axes.add_collection(lines)
     _fit(axes, points)
-    _caption(axes, "wall, coloured by its standard deviation")
+    caption(axes, "wall, coloured by its standard deviation")
     _colour_bar(figure, axes, norm)
 
 
 def _convergence(axes: Axes, scene: Scene) -> None:
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
     axes.set_facecolor(PAGE)
     for side in ("top", "right"):
@@ -435,6 +336,9 @@ def _convergence(axes: Axes, scene: Scene) -> None:
         steps = np.arange(1, len(rms) + 1)
         axes.plot(steps, rms, color=WALL, lw=1.8, marker="o", ms=4, mec=PAGE, mew=0.8)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=7))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.grid(axis="y", color=FAINT, alpha=0.18, lw=0.6)
     else:
         axes.text(0.5, 0.5, "no steps recorded", transform=axes.transAxes, ha="center", color=FAINT)
@@ -442,4 +346,4 @@ def _convergence(axes: Axes, scene: Scene) -> None:
     axes.tick_params(which="both", labelsize=9, length=3)
     axes.set_xlabel("refinement step", size=9.5)
     axes.set_ylabel("rms displacement, mm", size=9.5)
-    _caption(axes, "convergence")
+    caption(axes, "convergence")
