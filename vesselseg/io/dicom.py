@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError, EnvironmentFault
+from ..errors import ConfigError, DataError, EnvironmentFault
 from .choices import Choices, Raw
 from .guard import read_bytes_checked
 
@@ -56,7 +56,9 @@ def read(path: PathLike, choices: Choices) -> Raw:
         raise DataError(f"{len(series)} series", path=path, found=found, remedy=remedy)
     key = next(iter(series)) if choices.key is None else choices.key
     if key not in series:
-        raise DataError("no such series", path=path, found=key, need=", ".join(sorted(series)[:3]))
+        raise ConfigError(
+            "no such series", path=path, found=key, need=", ".join(sorted(series)[:3])
+        )
     return _stack(series[key], digest.hexdigest(), choices, path)
 
 

@@ -22,6 +22,7 @@ PathLike = str | os.PathLike[str]
 SoftLinkRule = Callable[[str, str], bool] | frozenset[str]
 
 MAX_OBJECTS = 10_000
+MAX_CHUNK = 64 << 20
 FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32"}  # built in: no other can load a plugin
 DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
 
@@ -146,8 +147,11 @@ def _claim(dataset: h5py.Dataset, name: str, path: PathLike | None) -> int:
         raise DataError(f"filter {min(foreign)} of {name} not available", path=path, need=need)
     chunk = plan.get_chunk() if plan.get_layout() == h5py.h5d.CHUNKED else (0,)
     shape = (0,) if dataset.shape is None else dataset.shape
-    voxels = max(math.prod(shape), math.prod(chunk))
-    return int(voxels * dataset.id.get_type().get_size())
+    itemsize = int(dataset.id.get_type().get_size())
+    size, buffer = math.prod(shape) * itemsize, math.prod(chunk) * itemsize
+    if buffer > max(size, MAX_CHUNK):  # a chunk is expanded whole, whatever part of it is used
+        raise DataError(f"chunk of {name} claims too much", path=path, found=size_text(buffer))
+    return size
 
 
 def _address(item: h5py.HLObject) -> int:

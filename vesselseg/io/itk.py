@@ -165,6 +165,9 @@ def _meta(data: bytes, path: PathLike) -> Claim:
             "not a binary scalar image", path=path, found=f"{kind}, {channels} channels"
         )
     packed = fields.get("CompressedData", "False").lower() == "true"
+    if packed and fields.get("CompressedDataSize") != str(len(data) - offset):  # ITK trusts it
+        need = f"CompressedDataSize = {len(data) - offset}"
+        raise DataError("truncated or padded", path=path, need=need)
     return Claim(shape, META_TYPES[kind], packed, offset)
 
 

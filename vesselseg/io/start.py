@@ -57,7 +57,7 @@ def read_start(
         Kind not clear, no wall, labels without a choice, or no overlap with the scan.
     """
     if kind is not None and kind not in KINDS:
-        raise ConfigError("unknown kind of start", found=kind, need="|".join(KINDS))
+        raise ConfigError("unknown kind of start", path=path, found=kind, need="|".join(KINDS))
     values, grid, notes = _on_own_grid(path, volume)
     kind = kind or ("mask" if label is not None else _tell(values, grid, path))
     values = _checked(values, kind, label, path)
@@ -111,7 +111,9 @@ def _tell(values: Field, grid: Grid, path: PathLike) -> Kind:
 def _is_distance(values: Field, grid: Grid) -> bool:
     """Whether the median gradient near the wall is about one."""
     slopes = np.array(np.gradient(values, *grid.spacing_mm))
-    norms = np.linalg.norm(slopes[:, np.abs(values) < 3.0 * grid.h_max], axis=0)
+    distance = np.abs(values)
+    near = distance < min(3.0 * grid.h_max, 0.9 * float(distance.max()))  # clamped values are flat
+    norms = np.linalg.norm(slopes[:, near], axis=0)
     return norms.size > 0 and UNIT_GRADIENT[0] <= float(np.median(norms)) <= UNIT_GRADIENT[1]
 
 
@@ -129,7 +131,8 @@ def _checked(values: Field, kind: Kind, label: int | None, path: PathLike) -> Fi
         if values.all():
             raise NoInterfaceError("mask has no background voxel", path=path)
     elif label is not None:
-        raise ConfigError("--label and --start-kind contradict", found=kind, need="mask")
+        fault = "--label and --start-kind contradict"
+        raise ConfigError(fault, path=path, found=kind, need="mask")
     if kind == "probability" and not (low >= 0.0 and high <= 1.0):
         found = f"values {low:.3g} to {high:.3g}"
         raise DataError("not a probability", path=path, found=found, need="0 to 1", remedy=REMEDY)
