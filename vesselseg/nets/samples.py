@@ -31,7 +31,7 @@ class Cases(Dataset[Sample]):
         rng = np.random.default_rng((self.seed, index, 1))
         pose = symmetry(rng, case.phi.shape)
         fields = [image, case.phi[None], case.centreline[None]]
-        x, phi, line = (torch.from_numpy(np.ascontiguousarray(pose(a))) for a in fields)
+        x, phi, line = (torch.from_numpy(np.array(pose(a), order="C")) for a in fields)
         return x.float(), phi[0].float(), line[0]
 
 
