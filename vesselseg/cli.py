@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from . import __version__, cli_verbs, device
-from .cli_terminal import Terminal
+from .cli_terminal import PipeClosed, Terminal
 from .errors import ConfigError, EnvironmentFault, InputError
 
 # Typer 0.29 carries its own copy of click, earlier ones import it: take the class from the family.
@@ -82,15 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not terminal.debug:
             warnings.simplefilter("ignore")
         try:
-            code = _run(rest, terminal)
-            if sys.stdout is not None:
-                sys.stdout.flush()
-            return code
+            return _run(rest, terminal)
         except (KeyboardInterrupt, typer.Abort):
             return 130
         except Terminated:
             return 143
-        except BrokenPipeError:
+        except PipeClosed:
             _silence_stdout()
             return 141
 
@@ -106,8 +103,6 @@ def _run(arguments: list[str], terminal: Terminal) -> int:
     except MemoryError:
         fault = EnvironmentFault("out of memory", remedy="crop the scan or free memory")
         return _refuse(fault, terminal)
-    except BrokenPipeError:
-        raise
     except Exception as error:  # the outermost handler: all that is left is a defect of ours
         if not (device.is_numba_cache_fault(error.__traceback__) and device.heal_numba_cache()):
             return _defect(error, terminal)

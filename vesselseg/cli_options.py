@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from .cli_terminal import Terminal
     from .config import Model as SettingsModel
 
-MAX_SEED = 2**63 - 1
-MAX_PROCESSES = 256
+RANGES = {
+    "seed": (0, 2**63 - 1),
+    "threads": (1, 256),
+    "workers": (0, 256),
+    "number": (1, 10**6),
+    "steps": (1, 10**9),
+}
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ class Options:
     key: Annotated[str | None, typer.Option(help="Which array of a file that holds several.")] = (
         None
     )
-    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many cases.")] = 1
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None
+    number: Annotated[int, typer.Option("-n", "--number", help="How many cases.")] = 1
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None
     hours: Annotated[float | None, typer.Option(help="Training time instead of steps.")] = None
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it was stopped.")] = False
     init: Annotated[str | None, typer.Option(help="Weights to start from.")] = None
@@ -71,11 +76,11 @@ class Options:
         list[str] | None, typer.Option(metavar="A.B=C", help="Change a setting; repeatable.")
     ] = None
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to run.")] = "auto"
-    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = None
-    threads: Annotated[int | None, typer.Option(min=1, max=MAX_PROCESSES, help="Threads.")] = None
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None
+    threads: Annotated[int | None, typer.Option(help="Number of threads.")] = None
     workers: Annotated[
         int,
-        typer.Option(min=0, max=MAX_PROCESSES, help="Processes; 0 = no multiprocessing at all."),
+        typer.Option(help="Processes; 0 = no multiprocessing at all."),
     ] = 0
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Refuse to take more, such as 3G.")
@@ -88,6 +93,13 @@ class Options:
         bool, typer.Option("--dry-run", help="Show settings and memory, compute nothing.")
     ] = False
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                need = f"{low} to {high}"
+                raise ConfigError("out of range", path=f"--{name}", found=value, need=need)
 
 
 REQUIRED = ("file", "input", "output")

@@ -8,10 +8,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, printable
-from .fields import Progress
+
+if TYPE_CHECKING:
+    from .fields import Progress
+
+
+class PipeClosed(BaseException):
+    """Nobody reads stdout any more; not an OSError, which typer would take for its own."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,11 @@ def _bars() -> Iterator[Progress]:
 
 def show(result: Mapping[str, Any], as_json: bool, human: Callable[[], str]) -> None:
     """Write a result to stdout: one JSON object, or the human text."""
-    print(json.dumps(result, indent=2) if as_json else human(), flush=True)  # noqa: T201
+    text = json.dumps(result, indent=2) if as_json else human()
+    try:
+        print(text, flush=True)  # noqa: T201
+    except BrokenPipeError:
+        raise PipeClosed from None
 
 
 def _write(line: str) -> None:

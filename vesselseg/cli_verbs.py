@@ -39,6 +39,7 @@ def demo(terminal: Terminal, options: Options) -> None:
 
 def prior(terminal: Terminal, options: Options) -> None:
     """Make a boundary prior of a scan: the whole path."""
+    machine(options)
     from .io import read_start, read_volume
     from .io.atomic import check_target
     from .pipeline import PipelineConfig, build_prior
@@ -49,7 +50,6 @@ def prior(terminal: Terminal, options: Options) -> None:
         "segment.model": options.model,
         "prior.components": options.components,
     }
-    machine(options)
     config = settings(PipelineConfig, options, given)
     distinct(options)
     check_target(options.output, overwrite=options.overwrite)
@@ -81,12 +81,12 @@ def refine(terminal: Terminal, options: Options) -> None:
 
 def segment(terminal: Terminal, options: Options) -> None:
     """Find the lumen with the network: a probability map on the scan's grid."""
+    machine(options)
     from .infer import SegmentSettings
     from .infer import segment as run
     from .io import read_volume, write_image
     from .io.atomic import check_target
 
-    machine(options)
     config = settings(SegmentSettings, options, {})
     distinct(options)
     targets = saved(options)
@@ -127,11 +127,11 @@ def saved(options: Options) -> dict[str, Path]:
 
 def train(terminal: Terminal, options: Options) -> None:
     """Train a network on synthetic scans."""
+    machine(options)
     from .io.atomic import check_folder
     from .pipeline import train as run
     from .training import TrainConfig
 
-    machine(options)
     given = {
         "seed": options.seed,
         "steps": options.steps,
@@ -151,10 +151,10 @@ def train(terminal: Terminal, options: Options) -> None:
 
 def synth(terminal: Terminal, options: Options) -> None:
     """Make synthetic scans with their exact distance to the wall."""
+    machine(options)
     from .io.atomic import check_folder
     from .synth import SynthSettings, write_dataset
 
-    machine(options)
     config = settings(SynthSettings, options, {})
     check_folder(options.output)
     with terminal.progress() as progress:
@@ -223,9 +223,11 @@ def doctor(terminal: Terminal, options: Options) -> int:
 
 
 def machine(options: Options) -> None:
-    """Apply ``--device`` and ``--threads``."""
+    """Apply ``--device`` and ``--threads``, and refuse a bad ``--memory`` at once."""
     device.choose(options.device)
     device.set_threads(options.threads)
+    if options.memory is not None:
+        device.parse_bytes(options.memory)
 
 
 def fits(options: Options, voxels: int) -> int:

@@ -19,7 +19,6 @@ from typing import Any
 
 from .errors import ConfigError, EnvironmentFault
 
-MAX_THREADS = 256
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 CORE = (
     "numpy",
@@ -125,9 +124,6 @@ def set_threads(count: int | None) -> None:
     """Set the thread count of the solver and the network; None keeps the libraries' choice."""
     if count is None:
         return
-    if not 1 <= count <= MAX_THREADS:
-        need = f"1 to {MAX_THREADS}"
-        raise ConfigError("bad thread count", path="--threads", found=count, need=need)
     numba, torch = sys.modules.get("numba"), sys.modules.get("torch")
     os.environ["OMP_NUM_THREADS"] = str(count)
     if numba is None:
