@@ -437,7 +437,7 @@ def _spline_part(points: Points, first: float, last: float) -> Part:
     curve = lambda t: (spline(t), spline(t, 1), spline(t, 2))  # noqa: E731
     slope = last - first
     width = lambda t: (first + slope * t, np.full_like(t, slope), np.zeros_like(t))  # noqa: E731
-    return tube_part(curve, width)
+    return tube_part(curve, width, 64)
 
 
 def _arch(name: str, radius: float, ring: float = 3.2, branches: int = 3) -> Phantom:

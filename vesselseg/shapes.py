@@ -13,6 +13,7 @@ Points = NDArray[np.float64]
 # Value, first and second derivative at parameters t in [0, 1].
 Curve = Callable[[Points], tuple[Points, Points, Points]]
 Wall = tuple[Points, Points, Points]
+DENSE = 2500  # points of a crease cloud, at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +222,7 @@ def union(parts: Sequence[Part]) -> Solid:
         if len(which):
             inner = [(f[which], n[which]) for f, n in found]
             result[which] = _inside(x[which], inner, parts, crease)
-        return result
+        return np.asarray(result)
 
     def measure() -> tuple[float, float]:
         shares = []
@@ -253,7 +254,7 @@ def _inside(
         best = np.where((value < 0) & ~hidden, np.minimum(best, -value), best)
     _, nearest = cKDTree(crease).query(x)
     point = _slide(x, crease[nearest], parts)
-    return -np.minimum(best, np.linalg.norm(x - point, axis=1))
+    return np.asarray(-np.minimum(best, np.linalg.norm(x - point, axis=1)))
 
 
 def _two_nearest(p: Points, parts: Sequence[Part]) -> tuple[Points, Points, Points, Points]:
@@ -279,12 +280,20 @@ def _to_crease(p: Points, parts: Sequence[Part]) -> tuple[Points, Points]:
 
 def _slide(x: Points, p: Points, parts: Sequence[Part]) -> Points:
     """Move crease points along the crease to the ones closest to ``x``."""
-    for _ in range(3):
+    for _ in range(5):
         _, along = _to_crease(p, parts)
         p = p + ((x - p) * along).sum(1)[:, None] * along
         p, _ = _to_crease(p, parts)
         p, _ = _to_crease(p, parts)
     return p
+
+
+def _settle(points: Points, pair: Sequence[Part]) -> tuple[Points, Points]:
+    """Move points to the crease of two parts; drop those that do not arrive."""
+    for _ in range(6):
+        points, along = _to_crease(points, pair)
+    arrived = np.abs([part.distance(points)[0] for part in pair]).max(0) < 1e-9
+    return points[arrived], along[arrived]
 
 
 def _close(points: Points, part: Part, gap: float) -> NDArray[np.bool_]:
@@ -294,7 +303,7 @@ def _close(points: Points, part: Part, gap: float) -> NDArray[np.bool_]:
     step = np.linalg.norm(np.diff(part.axis, axis=0), axis=1).max(initial=0.0)
     reach = part.axis_radius.max() + gap + step
     found = cKDTree(part.axis).query(points, distance_upper_bound=reach)[0]
-    return np.isfinite(found)
+    return np.asarray(np.isfinite(found))
 
 
 def _creases(parts: Sequence[Part]) -> Points:
@@ -309,15 +318,15 @@ def _creases(parts: Sequence[Part]) -> Points:
             if not len(points):
                 continue
             pair = (part, other)
-            for _ in range(8):
-                points, _ = _to_crease(points, pair)
-            values = np.abs([p.distance(points)[0] for p in pair]).max(0)
-            clouds.append(points[values < 1e-9])
+            points, along = _settle(points, pair)
+            shifts = np.linspace(-2, 2, 1 + DENSE // max(1, len(points)))[:, None, None] * gap
+            spread = (points + shifts * along).reshape(-1, 3)
+            clouds.append(_settle(spread, pair)[0])
     cloud = np.concatenate([*clouds, np.zeros((0, 3))])
     if not len(cloud):
         return cloud
     depth = np.min([part.distance(cloud)[0] for part in parts], axis=0)
-    return cloud[depth > -1e-7]
+    return np.asarray(cloud[depth > -1e-7])
 
 
 def smooth_union(parts: Sequence[Part], width: float) -> Solid:
@@ -350,17 +359,23 @@ def smooth_union(parts: Sequence[Part], width: float) -> Solid:
 
     def unit(p: Points) -> Points:
         slope = implicit(p)[1]
-        return slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-12)
+        return np.asarray(slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-12))
 
     def distance(x: Points) -> Points:
         best, nearest = tree.query(x)
         p = np.array(surface[nearest])
-        for _ in range(4):
-            moved = project(_newton_on_surface(x, p, unit, 1e-4 * width), 3)
-            length = np.linalg.norm(x - moved, axis=1)
-            better = (length < best) & (np.abs(implicit(moved)[0]) < 1e-9)
-            best, p = np.where(better, length, best), np.where(better[:, None], moved, p)
-        return np.copysign(best, implicit(x)[0])
+        active = np.arange(len(x))
+        for _ in range(5):
+            start = x[active]
+            moved = project(_newton_on_surface(start, p[active], unit, 1e-4 * width), 2)
+            length = np.linalg.norm(start - moved, axis=1)
+            gain = best[active] - length
+            better = (gain > 0) & (np.abs(implicit(moved)[0]) < 1e-8)
+            p[active[better]], best[active[better]] = moved[better], length[better]
+            active = active[better & (gain > 1e-9 * width)]
+            if not len(active):
+                break
+        return np.asarray(np.copysign(best, implicit(x)[0]))
 
     def measure() -> tuple[float, float]:
         return _kernel_measure(implicit, np.array(surface), width)
@@ -387,7 +402,7 @@ def _newton_on_surface(
     det = np.where(safe, det, 1.0)
     s1 = np.where(safe, (c * t1 - b * t2) / det, 0.3 * t1)
     s2 = np.where(safe, (a * t2 - b * t1) / det, 0.3 * t2)
-    return p + s1[:, None] * e1 + s2[:, None] * e2
+    return np.asarray(p + s1[:, None] * e1 + s2[:, None] * e2)
 
 
 def _kernel_measure(
@@ -427,7 +442,7 @@ def ellipsoid_distance(x: Points, *, semi: Points) -> Points:
         if np.all(np.abs(step) <= 1e-14 * (np.abs(t) + square.min())):
             break
     foot = square * y / (t[:, None] + square)
-    return np.copysign(np.linalg.norm(foot - y, axis=1), t)
+    return np.asarray(np.copysign(np.linalg.norm(foot - y, axis=1), t))
 
 
 def star_distance(x: Points, *, radius: float, arms: int, depth: float) -> Points:
@@ -451,7 +466,7 @@ def star_distance(x: Points, *, radius: float, arms: int, depth: float) -> Point
     rho = np.hypot(x[:, 0], x[:, 1])
     angle = np.arctan2(x[:, 1], x[:, 0])
     side = rho - radius * (1 + depth * np.cos(arms * angle))
-    return np.copysign(np.linalg.norm(x - curve(t)[0], axis=1), side)
+    return np.asarray(np.copysign(np.linalg.norm(x - curve(t)[0], axis=1), side))
 
 
 def polygon_distance(x: Points, *, corners: Points) -> Points:

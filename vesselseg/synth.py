@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -243,7 +242,6 @@ def write_dataset(
     seed: int = 0,
     *,
     overwrite: bool = False,
-    draw: Callable[[int, int, SynthSettings], Case] = case,
     progress: Progress = silent,
 ) -> Path:
     """Write n cases as ``magn``, ``mask``, ``sdf``, ``centreline`` ``/NNNN.npy``.
@@ -260,12 +258,13 @@ def write_dataset(
     if n < 1:
         raise ConfigError("bad number of cases", found=n, need="at least 1")
     folder = Path(output)
-    for name in ("magn", "mask", "sdf", "centreline"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    atomic.check_folder(folder)
     atomic.check_target(folder / "facts.jsonl", overwrite=overwrite)
+    for name in ("magn", "mask", "sdf", "centreline"):
+        atomic.check_folder(folder / name)
     lines = []
     for index in range(n):
-        drawn = draw(seed, index, settings)
+        drawn = case(seed, index, settings)
         image = drawn.image[0] if len(drawn.image) == 1 else drawn.image
         arrays = {
             "magn": image,
