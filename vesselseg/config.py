@@ -30,6 +30,8 @@ Model = TypeVar("Model", bound=Settings)
 def load_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a TOML file of at most 1 MB; a BOM and CRLF line ends are accepted."""
     file = Path(path)
+    if "\0" in os.fspath(path):
+        raise ConfigError("bad name of a config", path=path, need="a name without NUL characters")
     if file.suffix.lower() in {".yaml", ".yml"}:
         raise ConfigError("YAML is not accepted", path=path, remedy="write TOML")
     try:
