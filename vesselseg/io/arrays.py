@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import tokenize
+import warnings
 import zipfile
 import zlib
 
@@ -17,6 +19,9 @@ from .guard import read_bytes_checked
 PathLike = str | os.PathLike[str]
 
 HEADER_BYTES = 4096
+DAMAGED = (
+    ValueError, KeyError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError,
+)  # fmt: skip
 READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -43,9 +48,10 @@ def read(path: PathLike, choices: Choices) -> Raw:
 def _header(data: bytes, path: PathLike) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     stream = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(stream)
-        shape, fortran, dtype = READERS[version](stream, max_header_size=HEADER_BYTES)
-    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        with warnings.catch_warnings(action="ignore"):
+            version = np.lib.format.read_magic(stream)
+            shape, fortran, dtype = READERS[version](stream, max_header_size=HEADER_BYTES)
+    except DAMAGED as error:
         raise DataError("not a NumPy array", path=path, remedy="write it by numpy.save") from error
     if dtype.hasobject or dtype.fields or not dtype.itemsize:
         remedy = "save numbers, without pickle"

@@ -130,7 +130,8 @@ def _probe(folder: Path, path: PathLike) -> None:
 
 
 def _require_space(folder: Path, size: int) -> None:
-    if shutil.disk_usage(folder).free < size:
+    usage = shutil.disk_usage(folder)
+    if usage.free < size and usage.total:  # some file systems report nothing
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ SPACING_TOLERANCE = 0.01  # of the slice distance
 DUPLICATE_MM = 1e-3
 DAMAGED = (
     ValueError, LookupError, TypeError, AttributeError, EOFError, OSError,
-    NotImplementedError, ArithmeticError,
+    NotImplementedError, ArithmeticError, struct.error,
 )  # fmt: skip
 
 
@@ -78,8 +79,7 @@ def _parse(data: bytes, file: Path) -> Any:
         fault = "compressed or unknown DICOM encoding"
         raise DataError(fault, path=file, found=syntax or "none", remedy=remedy)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             found = pydicom.dcmread(io.BytesIO(data), specific_tags=list(TAGS))
             for tag in TAGS:
                 found.get(tag)  # values are parsed on first use
@@ -87,7 +87,11 @@ def _parse(data: bytes, file: Path) -> Any:
         raise DataError("DICOM sequences nested too deeply", path=file) from error
     except MemoryError as error:
         raise DataError("DICOM element claims too much", path=file) from error
-    except (pydicom.errors.InvalidDicomError, *DAMAGED) as error:
+    except (
+        pydicom.errors.BytesLengthException,
+        pydicom.errors.InvalidDicomError,
+        *DAMAGED,
+    ) as error:
         raise DataError("damaged DICOM file", path=file, remedy="export it again") from error
     return found
 

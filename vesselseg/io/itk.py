@@ -146,7 +146,7 @@ def _sizes(text: str, ndim: int, key: str, path: PathLike) -> tuple[int, ...]:
 def _meta(data: bytes, path: PathLike) -> Claim:
     lines, offset = _lines(data, path, "ElementDataFile")
     fields = _fields(lines, "=", path)
-    if fields["ElementDataFile"] != "LOCAL":
+    if fields.get("ElementDataFile") != "LOCAL":
         remedy = "save the image as one .mha or .nii.gz file"
         raise DataError("detached data file not allowed", path=path, remedy=remedy)
     ndim = int(_numbers(fields.get("NDims", ""), 1, "NDims", path)[0])

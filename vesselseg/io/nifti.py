@@ -182,8 +182,7 @@ def _scalar_frame(
         plain = real_numbers(voxels[frame] if voxels.ndim == 4 else voxels, choices, path)
         if slope in (0.0, 1.0) and (slope == 0.0 or inter == 0.0):
             return plain
-        with np.errstate(over="ignore"):
-            return np.asarray(plain.astype(np.float64) * slope + inter)
+        return np.asarray(plain.astype(np.float64) * slope + inter)
 
     frames = voxels.shape[0] if voxels.ndim == 4 else 1
     return pick_frame(load, shape, frames, choices, path), notes
@@ -216,9 +215,8 @@ def _affine(
             raise DataError("bad qform", path=path, remedy="repair the header") from error
     if sform:
         rotated, affine = affine, header.get_sform().astype(np.float64)
-        with np.errstate(invalid="ignore", over="ignore"):
-            shift = np.abs((affine - rotated) @ np.array([*(lengths - 1), 1.0])).max()
-            scale = np.abs(np.linalg.norm(affine[:3, :3], axis=0) / size - 1).max()
+        shift = np.abs((affine - rotated) @ np.array([*(lengths - 1), 1.0])).max()
+        scale = np.abs(np.linalg.norm(affine[:3, :3], axis=0) / size - 1).max()
         if qform and shift > 1e-3 * size.min():
             notes.append(f"qform differs from sform by {shift:.3g} mm: sform used")
         elif scale > 1e-3:

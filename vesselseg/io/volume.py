@@ -88,6 +88,7 @@ def read_volume(
     return Volume(values, grid, base_name(path), raw.sha256, raw.notes)
 
 
+@np.errstate(all="ignore")  # a file may hold any bits: what is not finite is refused by name
 def read_field(
     path: PathLike, choices: Choices, *, unit_spacing: bool = False
 ) -> tuple[Field, Grid, Raw]:
