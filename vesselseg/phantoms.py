@@ -390,7 +390,7 @@ def _aneurysm(
 def _bifurcation(
     name: str, radius: float, degrees: float = 70.0, length: float = 5.0, smooth: float = 0.0
 ) -> Phantom:
-    """Join a trunk and two branches of Murray radius; ``smooth`` is the fillet in radii."""
+    """Join a trunk and two branches of Murray radius; ``smooth``: fillet width in radii."""
     half, reach = np.deg2rad(degrees) / 2, length * radius
     origin = np.zeros(3)
     child = radius * 2 ** (-1 / 3)
@@ -401,7 +401,7 @@ def _bifurcation(
 
 
 def _smooth_bifurcation(
-    name: str, radius: float, degrees: float = 70.0, length: float = 5.0, smooth: float = 0.25
+    name: str, radius: float, degrees: float = 70.0, length: float = 5.0, smooth: float = 1.0
 ) -> Phantom:
     return _bifurcation(name, radius, degrees, length, smooth)
 

@@ -330,21 +330,24 @@ def _creases(parts: Sequence[Part]) -> Points:
 
 
 def smooth_union(parts: Sequence[Part], width: float) -> Solid:
-    """Return the union with fillets: the zero set of F = -w·log Σ exp(-fᵢ/w).
+    """Return the union with fillets: the zero set of smooth minima of the parts' distances.
 
-    F is no distance; the distance is that to the closest point of F = 0, found by Newton's
-    method on the surface (shape operator by differences) from a dense cloud of surface points.
+    smin(a, b) = min(a, b) - w·h³/6, h = max(1 - |a - b|/w, 0) (I. Quilez, "smooth minimum"). It
+    is no distance. The closest wall point is the foot on a part where no fillet is near, else it
+    is found by Newton's method on the surface (shape operator by differences) from a dense cloud
+    of points of the fillets.
     """
     from scipy.spatial import cKDTree
 
     def implicit(x: Points) -> tuple[Points, Points]:
-        found = [part.distance(x) for part in parts]
-        values = np.stack([f for f, _ in found])
-        lowest = values.min(0)
-        share = np.exp(-(values - lowest) / width)
-        total = share.sum(0)
-        slope = sum((s / total)[:, None] * n for s, (_, n) in zip(share, found, strict=True))
-        return lowest - width * np.log(total), np.asarray(slope)
+        value, slope = parts[0].distance(x)
+        for part in parts[1:]:
+            other, normal = part.distance(x)
+            h = np.maximum(1 - np.abs(value - other) / width, 0.0)
+            share = np.where(value < other, h**2 / 2, 1 - h**2 / 2)[:, None]
+            value = np.minimum(value, other) - width * h**3 / 6
+            slope = (1 - share) * slope + share * normal
+        return value, slope
 
     def project(p: Points, times: int) -> Points:
         for _ in range(times):
@@ -352,33 +355,45 @@ def smooth_union(parts: Sequence[Part], width: float) -> Solid:
             p = p - (value / np.maximum((slope**2).sum(1), 1e-2))[:, None] * slope
         return p
 
+    def blended(p: Points) -> NDArray[np.bool_]:
+        lowest = np.partition([part.distance(p)[0] for part in parts], 1, axis=0)
+        return np.asarray(lowest[1] - lowest[0] < width)
+
     cloud = np.concatenate([*[part.wall[0] for part in parts], _creases(parts)])
-    cloud = project(cloud[implicit(cloud)[0] > -3 * width], 12)
-    tree = cKDTree(cloud[np.abs(implicit(cloud)[0]) < 1e-9])
-    surface = tree.data
+    cloud = cloud[blended(cloud) & (implicit(cloud)[0] > -width)]
+    cloud = project(cloud, 12)
+    fillet = cloud[np.abs(implicit(cloud)[0]) < 1e-9]
+    tree = cKDTree(fillet)
 
     def unit(p: Points) -> Points:
         slope = implicit(p)[1]
         return np.asarray(slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-12))
 
     def distance(x: Points) -> Points:
-        best, nearest = tree.query(x)
-        p = np.array(surface[nearest])
-        active = np.arange(len(x))
-        for _ in range(5):
+        found = [part.distance(x) for part in parts]
+        best = np.full(len(x), np.inf)
+        for value, normal in found:
+            foot = x - value[:, None] * normal
+            clean = (np.abs(implicit(foot)[0]) < 1e-9) & ~blended(foot)
+            best = np.where(clean, np.minimum(best, np.abs(value)), best)
+        reach, nearest = tree.query(x)
+        active = np.flatnonzero(reach < 1.02 * best + 0.1 * width)
+        p = fillet[nearest]
+        for _ in range(6):
             start = x[active]
             moved = project(_newton_on_surface(start, p[active], unit, 1e-4 * width), 2)
             length = np.linalg.norm(start - moved, axis=1)
-            gain = best[active] - length
+            gain = reach[active] - length
             better = (gain > 0) & (np.abs(implicit(moved)[0]) < 1e-8)
-            p[active[better]], best[active[better]] = moved[better], length[better]
+            p[active[better]], reach[active[better]] = moved[better], length[better]
             active = active[better & (gain > 1e-9 * width)]
             if not len(active):
                 break
-        return np.asarray(np.copysign(best, implicit(x)[0]))
+        return np.asarray(np.copysign(np.minimum(best, reach), implicit(x)[0]))
 
     def measure() -> tuple[float, float]:
-        return _kernel_measure(implicit, np.array(surface), width)
+        walls = np.concatenate([part.wall[0] for part in parts])
+        return _kernel_measure(implicit, walls, width / 4)
 
     return Solid(distance, np.zeros((0, 3)), measure)
 
