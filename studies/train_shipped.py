@@ -2,24 +2,30 @@
 
 ``python studies/train_shipped.py -o DIR`` (3-D, about an hour on one core) and ``--dims 2``.
 Two runs of the one training loop: small patches at a high rate, then larger ones, for the
-context that tells vessels from their neighbours, at a falling rate. Every phase can be resumed.
+context that tells vessels from their neighbours, at a falling rate. A phase that was stopped is
+resumed by the same command. ``--release`` then calibrates the result and stores it inside the
+package, with the log and the learning curves under ``results``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from vesselseg import synth
 from vesselseg.fields import Case
+from vesselseg.io.atomic import write_bytes
+from vesselseg.nets import checkpoint
 from vesselseg.training import TrainConfig, fit
 
 log = logging.getLogger("train_shipped")
+RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -37,23 +43,81 @@ class Source:
 
 @dataclass(frozen=True)
 class Phase:
-    """One call of ``fit``."""
+    """One call of ``fit``: side of the patches and settings."""
 
     name: str
     side: int
-    settings: dict[str, float | int | str]
+    seed: int
+    steps: int
+    batch: int
+    lr: float
+    final_lr: float
 
 
+SIZES = {3: "base", 2: "wide"}
 PHASES = {
     3: (
-        Phase("small", 48, {"size": "base", "seed": 1, "steps": 1800, "batch": 2, "lr": 3e-3, "final_lr": 0.3}),
-        Phase("large", 64, {"size": "base", "seed": 2, "steps": 450, "batch": 2, "lr": 1e-3, "final_lr": 0.01}),
+        Phase("small", 48, seed=1, steps=1800, batch=2, lr=3e-3, final_lr=0.3),
+        Phase("large", 64, seed=2, steps=450, batch=2, lr=1e-3, final_lr=0.01),
     ),
     2: (
-        Phase("small", 96, {"size": "wide", "seed": 1, "steps": 1500, "batch": 8, "lr": 3e-3, "final_lr": 0.3}),
-        Phase("large", 160, {"size": "wide", "seed": 2, "steps": 400, "batch": 4, "lr": 1e-3, "final_lr": 0.01}),
+        Phase("small", 96, seed=1, steps=1000, batch=6, lr=3e-3, final_lr=0.3),
+        Phase("large", 160, seed=2, steps=250, batch=4, lr=1e-3, final_lr=0.01),
     ),
-}  # fmt: skip
+}
+
+
+def config(phase: Phase, dims: int, init: str) -> TrainConfig:
+    """Return the settings of a phase that starts from the weights ``init``."""
+    return TrainConfig(
+        size=SIZES[dims],
+        dims=dims,
+        seed=phase.seed,
+        init=init,
+        steps=phase.steps,
+        batch=phase.batch,
+        lr=phase.lr,
+        final_lr=phase.final_lr,
+        workers=1,
+        validation_cases=24,
+    )
+
+
+def release(folder: Path, dims: int) -> Path:
+    """Calibrate the best weights and store them, in half precision, inside the package."""
+    from heldout import calibrate
+
+    last = PHASES[dims][-1].name
+    best = checkpoint.load(folder / last / "best.json")
+    stem = checkpoint.shipped_stem(dims)
+    card = {
+        "name": stem.name,
+        "licence": "BSD-3-Clause",
+        "architecture": best.card["architecture"],
+        "training": {"phases": [asdict(p) for p in PHASES[dims]], "data": "synthetic only"},
+        "validation": best.card["validation"],
+        "hardware": "two CPU cores, shared",
+        "polarity": "blood brighter than its surroundings; dark blood is inverted first",
+    }
+    half = {name: tensor.half() for name, tensor in best.tensors.items()}
+    raw = checkpoint.save(folder / "half", half, card)
+    calibration = calibrate(raw, dims)
+    rows = []
+    for phase in PHASES[dims]:
+        lines = (folder / phase.name / "metrics.jsonl").read_text().splitlines()
+        rows += [{"phase": phase.name, **json.loads(line)} for line in lines]
+    kept = [row for row in rows if row["step"] % 10 == 0 or "val_loss" in row]
+    text = "".join(json.dumps(rounded(row)) + "\n" for row in kept)
+    write_bytes(RESULTS / f"{stem.name}-training.jsonl", text.encode())
+    for phase in PHASES[dims]:
+        picture = (folder / phase.name / "curve.png").read_bytes()
+        write_bytes(RESULTS / f"{stem.name}-{phase.name}.png", picture)
+    return checkpoint.save(stem, half, card | {"calibration": calibration})
+
+
+def rounded(row: dict[str, float | str]) -> dict[str, float | str]:
+    """Shorten the numbers of a log line."""
+    return {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()}
 
 
 class Report:
@@ -77,23 +141,23 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--dims", type=int, choices=(2, 3), default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the steps")
     parser.add_argument("--only", help="run this phase alone")
+    parser.add_argument("--release", action="store_true", help="calibrate and ship the result")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
     init = ""
     for phase in PHASES[arguments.dims]:
         folder = arguments.output / phase.name
-        steps = max(1, round(arguments.scale * int(phase.settings["steps"])))
-        settings = {**phase.settings, "steps": steps, "init": init, "dims": arguments.dims}
-        config = TrainConfig(**settings, workers=1, validation_cases=24)
+        settings = config(phase, arguments.dims, init)
         init = str(folder / "best.json")
-        if arguments.only in (None, phase.name):
+        if arguments.only in (None, phase.name) and not arguments.release:
             source = Source((phase.side,) * arguments.dims)
             resume = (folder / "last.json").exists()
-            fit(config, source, folder, progress=Report(), resume=resume)
+            fit(settings, source, folder, progress=Report(), resume=resume)
             log.info("phase %s done", phase.name)
+    if arguments.release:
+        log.info("stored %s", release(arguments.output, arguments.dims))
 
 
 if __name__ == "__main__":

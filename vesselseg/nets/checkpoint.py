@@ -29,7 +29,6 @@ VERSION = 1
 MAX_WEIGHTS_BYTES = 2**31
 MAX_CARD_BYTES = 2**24
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-SHIPPED = {3: "vesselnet-3d-v1.json", 2: "vesselnet-2d-v1.json"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +117,14 @@ def load(path: str | Path) -> Checkpoint:
     return Checkpoint(parse(data, weights), card, sidecar)
 
 
+def shipped_stem(dims: int) -> Path:
+    """Return the path, without suffix, of the weights inside the package."""
+    return Path(str(resources.files(__package__))) / f"vesselnet-{dims}d-v1"
+
+
 def shipped(dims: int) -> Path:
     """Return the sidecar of the weights inside the package for 2-D or 3-D scans."""
-    path = Path(str(resources.files(__package__))) / SHIPPED[dims]
+    path = shipped_stem(dims).with_suffix(".json")
     if not path.is_file():
         raise CheckpointError(
             f"no weights are shipped for {dims}-D scans", remedy="give --start FILE or --model FILE"
