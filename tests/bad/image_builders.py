@@ -99,7 +99,8 @@ def nrrd(values=None, extra=(), **fields):
     body = values.tobytes()
     if header["encoding"] == "gzip":
         body = gzip.compress(body)
-    lines = ["NRRD0005", *(f"{k}: {v}" for k, v in header.items()), *extra]
+    kept = {k: v for k, v in header.items() if v is not None}
+    lines = ["NRRD0005", *(f"{k}: {v}" for k, v in kept.items()), *extra]
     return "\n".join([*lines, "", ""]).encode() + body
 
 

@@ -64,6 +64,7 @@ ROWS = [
     ("B022-2d", "a.nii", make.nii(make.field((9, 10))), {}, 0, ""),
     ("B022-flat", "a.nii", make.nii(make.field((1, 9, 10))), {}, 0, "axis k of one voxel dropped"),
     ("B022-flat-j", "a.nii", make.nii(make.field((8, 1, 10))), {}, 0, "axis j of one voxel dropped"),
+    ("B022-4d", "a.nii", make.nii(make.field((1, 8, 9, 10))), {}, 0, ""),
     ("B022-line", "a.nii", make.nii(make.field((1, 1, 10))), {}, 3, "two axes longer than one"),
     ("B023-4d", "a.nii", make.nii(make.field((5, 8, 9, 10))), {}, 3,
      "5 frames: found shape (10, 9, 8, 5), need one frame; choose with --frame 0 to 4"),
@@ -117,6 +118,11 @@ ROWS = [
     ("B040-nhdr", "a.nhdr", make.nrrd(extra=["datafile: x.raw"]), {}, 3, "detached data file not allowed"),
     ("B041-negative", "a.mha", make.mha(DimSize="10 -9 8"), {}, 3, "bad DimSize"),
     ("B041-huge", "a.mha", make.mha(DimSize="99999 99999 99999"), {}, 3, "too many voxels"),
+    ("B041-text", "a.mha", make.mha(Offset="a b c"), {}, 3, "bad Offset"),
+    ("B041-end", "a.mha", make.mha().replace(b"ElementDataFile", b"ElementDataFiles"), {}, 3, "detached"),
+    ("B041-endless", "a.mha", b"NDims" * 2000, {}, 3, "no end found"),
+    ("B041-vector", "a.nrrd", make.nrrd(kinds="vector domain domain"), {}, 3, "scalar image"),
+    ("B041-itk", "a.nrrd", make.nrrd(endian="sideways"), {}, 3, "not readable by ITK"),
     ("B041-93", "a.mha", b"NDims = 3\nDimSize = 8 8 8\nElementType = MET_FLOAT\nElementDataFile = LOCAL\n12345", {}, 3, "not a binary"),
     ("B041-ndims", "a.mha", make.mha(NDims=10), {}, 3, "number of dimensions"),
     ("B041-matrix", "a.mha", make.mha(TransformMatrix="1 " * 90), {}, 3, "bad TransformMatrix"),
@@ -165,6 +171,7 @@ ROWS = [
     ("B067-unknown", "a.nii", nifti(xyzt_units=0), {}, 0, "unit of length unknown"),
     ("B068-zero", "a.nii", nifti(srow_x=[0, 0, 0, 0]), {}, 3, "singular affine"),
     ("B068-nan", "a.nii", nifti(srow_y=[NAN, 0, 0, 0]), {}, 3, "bad affine"),
+    ("B068-given", "a.nii", nifti(srow_x=[0, 0, 0, 0]), {"spacing_mm": 2}, 0, "pixdim differs"),
     ("B069", "a.nii", make.nii(affine=sheared(0.1)), {}, 3, "sheared affine"),
     ("B070", "a.nii", make.nii(affine=np.diag([-1.0, 1, 1, 1])), {}, 0, ""),
     ("B071", "a.nii", nifti(qform_code=1, qoffset_x=4.0), {}, 0, "qform differs from sform by 4 mm"),
@@ -381,6 +388,40 @@ def test_b035_a_file_that_grows_while_it_is_read(tmp_path):
     finally:
         stop.set()
         writer.join()
+
+
+def test_b035_an_itk_file_that_changes_between_check_and_reading(tmp_path, monkeypatch):
+    sitk = pytest.importorskip("SimpleITK")
+    path, read = tmp_path / "a.mha", sitk.ReadImage
+    path.write_bytes(make.mha())
+
+    def racing(*arguments, **options):
+        path.write_bytes(make.mha(2 * make.field()))
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(sitk, "ReadImage", racing)
+    with pytest.raises(InputError, match="changed during read"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize(("error", "words"), [
+    (PermissionError(13, "Permission denied"), "permission denied"),
+    (OSError(5, "Input/output error"), "cannot read: Input/output error"),
+])  # fmt: skip
+def test_b003_a_file_that_the_system_will_not_give(tmp_path, monkeypatch, error, words):
+    path = tmp_path / "a.nii"
+    path.write_bytes(GOOD)
+
+    def fail(*arguments, **options):
+        raise error
+
+    if isinstance(error, PermissionError):
+        monkeypatch.setattr(os, "open", fail)
+    else:
+        monkeypatch.setattr(guard_module, "_blocks", fail)
+    with pytest.raises(InputError, match=words) as caught:
+        read_volume(path)
+    assert caught.value.exit_code == 5
 
 
 def test_limits_are_those_of_the_caller(tmp_path):

@@ -52,7 +52,7 @@ def cycle(file):
 
 
 def many(file):
-    for n in range(10_001):
+    for n in range(4097):
         file.create_group(f"g{n}")
 
 
@@ -64,6 +64,8 @@ HDF5 = [
     ("frame-no", lambda f: velocity(f), {"frame": 3}, 2, "need 0 to 2"),
     ("no-dx", lambda f: velocity(f, dx=None), {"frame": 0}, 3, "no voxel size"),
     ("shapes", lambda f: velocity(f, w=np.zeros(4, "f4")), {"frame": 0}, 3, "bad velocity"),
+    ("bad-dx", lambda f: velocity(f, dx=np.eye(4)), {"frame": 0}, 3, "bad /dx"),
+    ("frames-given", lambda f: one(f, make.field((3, 8, 9))[None]), {"spacing_mm": 1}, 0, ""),
     ("one", lambda f: one(f, spacing_mm=[3.0, 2.0, 1.0]), {}, 0, "no orientation"),
     ("one-given", lambda f: one(f), {"spacing_mm": 2.0}, 0, ""),
     ("B065-none", lambda f: one(f), {}, 3, "no voxel size; give --spacing"),
@@ -212,6 +214,13 @@ def deflated(folder):
     (folder / "0.dcm").write_bytes(plain)
 
 
+def retyped(folder, old, new):
+    stack(folder)
+    data = (folder / "0.dcm").read_bytes()
+    assert old in data
+    (folder / "0.dcm").write_bytes(data.replace(old, new))
+
+
 def appended(folder, tail):
     stack(folder)
     data = (folder / "0.dcm").read_bytes()
@@ -234,6 +243,12 @@ DICOM = [
     ("B042-turned", turned, {}, 3, "slice differs in size or orientation: found x.dcm"),
     ("B042-tilt", lambda f: stack(f, tilt=0.3), {}, 3, "sheared affine"),
     ("B043-nested", lambda f: appended(f, make.nested_sequences(300)), {}, (0, 3), ""),
+    ("B043-raw", lambda f: retyped(f, b"OW", b"SQ"), {}, 3, ""),
+    ("B043-no-syntax", lambda f: retyped(f, b"\x02\0\x10\0UI", b"\x02\0\x11\0UI"),
+     {}, 3, "found none"),
+    ("B043-length", lambda f: retyped(f, b"\x28\0\x10\0US\x02", b"\x28\0\x10\0US\x03"),
+     {}, 3, ""),
+    ("B043-number", lambda f: retyped(f, b"1.5\\1.0", b"1.5\\   "), {}, 3, "bad PixelSpacing"),
     ("B043-deflated", deflated, {}, 3, "compressed or unknown DICOM encoding"),
     ("B043-4GB", claim_4gb, {}, 3, ""),
     ("B043-rows", lambda f: stack(f, rows=65535, columns=65535), {}, 3, ""),

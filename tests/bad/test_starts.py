@@ -70,6 +70,7 @@ ROWS = [
     ("bare", soft(), None, {}, Probability, "taken on the scan's grid"),
     ("B056", soft(moved((3.2, 0, 0))), moved((3.2, 0, 0)), {}, Probability,
      "grids differ by 3.2 mm, covers 83% of it"),
+    ("B056-mask", ball(moved((1, 0, 0))) < 0, moved((1, 0, 0)), {}, Probability, "0.18 voxel"),
     ("B056-near", soft(), moved((5e-4, 0, 0)), {}, Probability, ""),
     ("B056-apart", soft(), moved((500, 0, 0)), {}, 3, "start and scan do not overlap"),
     ("B057", POINT, GRID, {}, Probability, "0.18 voxel"),

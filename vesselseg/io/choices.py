@@ -87,10 +87,8 @@ def pick_frame(
 def pick_component(
     names: Sequence[str], shape: tuple[int, ...], choices: Choices, path: PathLike
 ) -> int:
-    """Return the index of the chosen component, given by name or index, or of the only one."""
+    """Return the index of the chosen component, given by name or index."""
     if choices.component is None:
-        if len(names) == 1:
-            return 0
         found, remedy = f"shape {shape}", f"choose with --component {'|'.join(names[:8])}"
         fault = f"{len(names)} components"
         raise DataError(fault, path=path, found=found, need="one component", remedy=remedy)

@@ -71,6 +71,7 @@ def _is_dicom(file: Path) -> bool:
 def _parse(data: bytes, file: Path) -> Any:
     try:
         import pydicom
+        from pydicom import errors
     except ImportError as error:
         raise EnvironmentFault("pydicom is missing", path=file, remedy=INSTALL) from error
     syntax = _transfer_syntax(data)
@@ -85,13 +86,7 @@ def _parse(data: bytes, file: Path) -> Any:
                 found.get(tag)  # values are parsed on first use
     except RecursionError as error:
         raise DataError("DICOM sequences nested too deeply", path=file) from error
-    except MemoryError as error:
-        raise DataError("DICOM element claims too much", path=file) from error
-    except (
-        pydicom.errors.BytesLengthException,
-        pydicom.errors.InvalidDicomError,
-        *DAMAGED,
-    ) as error:
+    except (errors.BytesLengthException, errors.InvalidDicomError, *DAMAGED) as error:
         raise DataError("damaged DICOM file", path=file, remedy="export it again") from error
     return found
 

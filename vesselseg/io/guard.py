@@ -10,6 +10,7 @@ import stat
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import DataError, EnvironmentFault
 
@@ -53,7 +54,7 @@ DEFAULT_LIMITS = Limits()
 
 def read_bytes_checked(path: PathLike, *, limit: int) -> bytes:
     """Read a regular file whole; refuse one that is empty, too large, or changes meanwhile."""
-    with os.fdopen(_open_regular(path), "rb", buffering=0) as file:
+    with os.fdopen(_open_regular(path), "rb") as file:
         before = os.fstat(file.fileno())
         if before.st_size == 0:
             raise DataError("empty file", path=path)
@@ -61,20 +62,21 @@ def read_bytes_checked(path: PathLike, *, limit: int) -> bytes:
             found, need = size_text(before.st_size), f"at most {size_text(limit)}"
             raise DataError("file too large", path=path, found=found, need=need)
         try:
-            blocks = [file.read(before.st_size)]
-            while blocks[-1]:
-                blocks.append(file.read(BLOCK))
-                if sum(map(len, blocks)) > before.st_size:
-                    break
+            data = _blocks(file, before.st_size)
         except OSError as error:
             raise EnvironmentFault(f"cannot read: {error.strerror}", path=path) from error
         after = os.fstat(file.fileno())
-    data = b"".join(blocks) if len(blocks) > 2 else blocks[0]
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or (
         len(data) != before.st_size
     ):
         raise DataError("changed during read", path=path, remedy="wait for its writer to finish")
     return data
+
+
+def _blocks(file: BinaryIO, size: int) -> bytes:
+    """Read ``size`` bytes, and one more if there is one."""
+    data = file.read(size)
+    return data + file.read(1)
 
 
 def sha256_file(path: PathLike) -> str:

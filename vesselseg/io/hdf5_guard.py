@@ -21,7 +21,7 @@ from .guard import read_bytes_checked, size_text
 PathLike = str | os.PathLike[str]
 SoftLinkRule = Callable[[str, str], bool] | frozenset[str]
 
-MAX_OBJECTS = 10_000
+MAX_OBJECTS = 4096
 MAX_CHUNK = 64 << 20
 FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32"}  # built in: no other can load a plugin
 DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
