@@ -10,12 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import signal
 import statistics
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +29,7 @@ from .fields import Progress, silent
 from .io.atomic import write_bytes
 from .nets import checkpoint, losses
 from .nets.curve import curve
+from .nets.interrupt import sigterm
 from .nets.samples import Cases, CaseSource, Sample, loader
 
 VALIDATION_SEED = 1_000_003  # added to the seed: validation cases are never trained on
@@ -299,17 +297,3 @@ def write_last(config: TrainConfig, state: State, output: Path) -> None:
     write_bytes(output / "metrics.jsonl", text.encode())
     write_bytes(output / "curve.png", curve(state.rows))
     checkpoint.save(output / "last", tensors, card(config, state), tag=f"-{state.step:06d}")
-
-
-@contextmanager
-def sigterm() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM sets; in other threads than the main one it never is."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    previous = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGTERM, previous)
