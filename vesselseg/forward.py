@@ -25,7 +25,7 @@ from .grid import Grid
 from .phantoms import Phantom
 
 BLOCK = 64
-START_BLUR = 0.4  # s.d., in fine voxels, of the analytic edge that is sampled: no aliasing
+START_BLUR = 0.4  # s.d., in fine voxels per axis, of the edge that is sampled: no aliasing
 
 
 class ForwardModel(Settings):
@@ -92,6 +92,18 @@ def _edge(phi: NDArray, sd: float) -> NDArray:
         else:
             out[i] = 0.5 * math.erfc(u)
     return out.reshape(phi.shape)
+
+
+def _sampled_edge(phi: Field, fine: NDArray) -> Field:
+    """Return the lumen's indicator after a Gaussian of ``START_BLUR`` fine voxels per axis."""
+    if np.ptp(fine) <= 1e-6 * fine.max():
+        return np.asarray(_edge(phi, START_BLUR * float(fine[0])))
+    # Along the normal n the s.d. is that of the projected Gaussian: sqrt(Σ(nₐsₐ)²).
+    slopes = np.gradient(phi, *[float(h) for h in fine])
+    total = sum(np.square(g) for g in slopes)
+    along = sum(np.square(g * np.float32(h)) for g, h in zip(slopes, fine, strict=True))
+    blur = START_BLUR * np.sqrt(along / np.maximum(total, np.float32(1e-12)))
+    return np.asarray(_edge((phi / np.maximum(blur, 1e-3 * fine.min())).astype(np.float32), 1.0))
 
 
 def occupancy(
@@ -169,18 +181,15 @@ def _by_blocks(
     """Fill blocks of the output one by one, so that memory stays bounded."""
     out = (phi < 0).astype(np.float32)
     counts = [int(np.ceil(n / BLOCK)) for n in phi.shape]
-    sd = START_BLUR * float(spacing.min()) / factor
-    rest = [
-        float(np.sqrt(max((factor * s) ** 2 - (sd * factor / h) ** 2, 0.0)))
-        for s, h in zip(psf, spacing, strict=True)
-    ]
+    fine = spacing / factor
+    rest = [float(np.sqrt(max((factor * s) ** 2 - START_BLUR**2, 0.0))) for s in psf]
     for where in np.ndindex(*counts):
         low = [n * w // c for n, w, c in zip(phi.shape, where, counts, strict=True)]
         high = [n * (w + 1) // c for n, w, c in zip(phi.shape, where, counts, strict=True)]
         span = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         if np.abs(phi[span]).min() > reach:
             continue
-        edge = _edge(fine_phi(low, high), sd)
+        edge = _sampled_edge(fine_phi(low, high), fine)
         operators = [
             box((np.arange(b - a) + h + 0.5) * factor - 0.5, factor, s)
             for a, b, h, s in zip(low, high, halo, rest, strict=True)
