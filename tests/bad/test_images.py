@@ -121,7 +121,7 @@ ROWS = [
     ("B041-text", "a.mha", make.mha(Offset="a b c"), {}, 3, "bad Offset"),
     ("B041-end", "a.mha", make.mha().replace(b"ElementDataFile", b"ElementDataFiles"), {}, 3, "detached"),
     ("B041-endless", "a.mha", b"NDims" * 2000, {}, 3, "no end found"),
-    ("B041-vector", "a.nrrd", make.nrrd(kinds="vector domain domain"), {}, 3, "scalar image"),
+    ("B041-vector", "a.nrrd", lambda: vectors(), {}, 3, "scalar image"),
     ("B041-itk", "a.nrrd", make.nrrd(endian="sideways"), {}, 3, "not readable by ITK"),
     ("B041-93", "a.mha", b"NDims = 3\nDimSize = 8 8 8\nElementType = MET_FLOAT\nElementDataFile = LOCAL\n12345", {}, 3, "not a binary"),
     ("B041-ndims", "a.mha", make.mha(NDims=10), {}, 3, "number of dimensions"),
@@ -182,6 +182,12 @@ ROWS = [
     ("B074-in", "a.nii", make.nii(affine=sheared(9e-4)), {}, 0, ""),
     ("B074-out", "a.nii", make.nii(affine=sheared(2e-3)), {}, 3, "sheared affine"),
 ]  # fmt: skip
+
+
+def vectors():
+    """A NRRD file whose first axis is a vector: two dimensions for ITK."""
+    absent = dict.fromkeys(("space", "space directions", "space origin"))
+    return make.nrrd(make.field((8, 9, 3)), kinds="vector domain domain", **absent)
 
 
 def bomb(shape):
