@@ -148,22 +148,24 @@ def _labels(values: Field) -> str:
 def _resampled(
     values: Field, kind: Kind, grid: Grid, target: Grid, path: PathLike
 ) -> tuple[Field, str]:
-    """Interpolate on the target grid: linearly in phi and in the logit of p, plane by plane."""
+    """Interpolate on the target grid: linearly in phi and in the logit of p."""
     source = values.astype(np.float64)
     if kind in ("probability", "mask"):
         source = special.logit(np.clip(source, CLIP, 1.0 - CLIP))
     outside = source.max() if kind == "phi" else source.min()
-    result = np.full(target.shape_kji, outside)
-    last = np.array(grid.shape_kji) - 1.0
-    plane = np.moveaxis(np.indices(target.shape_kji[1:]), 0, -1)
-    covered = 0
-    for k in range(target.shape_kji[0]):
-        first = np.full((*plane.shape[:-1], 1), k)
-        index = grid.index(target.world(np.concatenate([first, plane], axis=-1)))
-        within = ((index >= -0.5) & (index <= last + 0.5)).all(axis=-1)
-        covered += int(within.sum())
-        points = np.clip(index[within], 0.0, last).T  # half a voxel beyond the last sample
-        result[k][within] = ndimage.map_coordinates(source, points, order=1)
+    zero, unit = np.zeros(target.ndim), np.eye(target.ndim)
+    offset = grid.index(target.world(zero))
+    matrix = (grid.index(target.world(unit)) - offset).T
+    result = ndimage.affine_transform(
+        source, matrix, offset, target.shape_kji, order=1, mode="nearest"
+    )
+    within = np.ones(target.shape_kji, dtype=bool)
+    for row, start, length in zip(matrix, offset, grid.shape_kji, strict=True):
+        steps = [f * np.arange(n) for f, n in zip(row, target.shape_kji, strict=True)]
+        at = start + sum(np.ix_(*steps))
+        within &= (at >= -0.5) & (at <= length - 0.5)  # half a voxel beyond the last samples
+    result[~within] = outside
+    covered = int(within.sum())
     if not covered:
         raise DataError("start and scan do not overlap", path=path, remedy="check their affines")
     if kind == "mask":
