@@ -23,7 +23,7 @@ from .prior import BoundaryPrior
 from .solvers.refine import refine
 from .solvers.settings import RefineSettings
 
-PHANTOM = "smooth_bifurcation"
+PHANTOM = "bifurcation"
 RADIUS_VOXELS = 4.0
 VOXEL_MM = 0.8
 MODEL = ForwardModel(snr=6.0, psf_voxels=0.6)
@@ -141,7 +141,7 @@ def _carotid(paths: dict[str, Path], progress: Progress) -> dict[str, Any]:
 
 def _phantom(paths: dict[str, Path], seed: int, progress: Progress) -> dict[str, Any]:
     shape = phantoms.make(PHANTOM, radius=RADIUS_VOXELS * VOXEL_MM)
-    grid = shape.grid(VOXEL_MM)
+    grid = shape.grid(VOXEL_MM, margin_mm=8 * VOXEL_MM)
     truth = shape.phi(grid)
     volume = render_phantom(shape, grid, MODEL, seed)
     found = segment(volume, progress=progress)
@@ -158,7 +158,8 @@ def _phantom(paths: dict[str, Path], seed: int, progress: Progress) -> dict[str,
     }
     errors = {name: metrics.wall_errors(phi, truth, grid) for name, phi in walls.items()}
     cover = metrics.coverage(refined, truth, 1e3 * prior.phi_std_m, grid)
-    picture = compare(volume, truth, walls, errors, cover, NAMES)
+    focus = np.round(grid.index(shape.crease_xyz.mean(axis=0))).astype(int)
+    picture = compare(volume, truth, walls, errors, cover, NAMES, focus)
     write_bytes(paths["comparison.png"], picture)
     return {
         "name": PHANTOM,

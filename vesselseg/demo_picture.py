@@ -24,7 +24,7 @@ from .preview_panels import (
     scale_bar,
     window,
 )
-from .preview_planes import deepest, planes
+from .preview_planes import planes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +46,7 @@ def compare(
     errors: Mapping[str, Mapping[str, float]],
     coverage: Mapping[str, float],
     names: Mapping[str, str],
+    focus: Array,
 ) -> bytes:
     """Draw walls on a slice beside their errors.
 
@@ -59,6 +60,8 @@ def compare(
         Name to the figures of ``metrics.wall_errors``.
     names : mapping
         Name to the words to show.
+    focus : (3,) array of int
+        The voxel in the middle of the slice.
 
     Returns
     -------
@@ -73,12 +76,12 @@ def compare(
         figure = Figure(figsize=(13.333, 6.2))
         FigureCanvasAgg(figure)
         figure.text(0.025, 0.945, "Walls against the truth", size=17, weight="bold", va="center")
-        _slice(figure.add_axes((0.025, 0.07, 0.5, 0.79)), volume, truth, walls)
+        _slice(figure.add_axes((0.025, 0.07, 0.5, 0.79)), volume, truth, walls, focus)
         _bars(figure.add_axes((0.68, 0.13, 0.295, 0.73)), errors, names)
         figure.text(
             0.975,
             0.945,
-            f"± 2 s.d. covers {coverage['within_2']:.0%} of the refined wall",
+            f"± 2 s.d. of the refined wall cover the truth on {coverage['within_2']:.0%} of it",
             color=FAINT,
             ha="right",
             va="center",
@@ -88,9 +91,11 @@ def compare(
     return buffer.getvalue()
 
 
-def _slice(axes: Axes, volume: Volume, truth: Array, walls: Mapping[str, Array]) -> None:
+def _slice(
+    axes: Axes, volume: Volume, truth: Array, walls: Mapping[str, Array], focus: Array
+) -> None:
     grid = volume.grid
-    focus, radius = deepest(truth, grid)
+    radius = -float(truth.min())
     plane = planes(grid, True)[1]
     step = plane.spacing(grid)
     shown = plane.cut(volume.values, focus)
@@ -99,10 +104,11 @@ def _slice(axes: Axes, volume: Volume, truth: Array, walls: Mapping[str, Array])
     for name, phi in walls.items():
         values = fine(plane.cut(phi, focus))
         up, right = ruler(shown.shape, values.shape, step)
-        outline(axes, right, up, values, colors=COLOURS[name], linewidths=1.4)
+        outline(axes, right, up, values, colors=COLOURS[name], linewidths=1.8)
     values = fine(plane.cut(truth, focus))
-    outline(axes, right, up, values, colors="white", linewidths=1.3, linestyles=":")
-    window(axes, plane.place(grid, focus), radius, step)
+    outline(axes, right, up, values, colors="white", linewidths=2.0, linestyles=":")
+    window(axes, plane.place(grid, focus), 0.55 * radius, step)
+    caption(axes, "dotted white: the true wall")
     scale_bar(axes)
 
 
@@ -120,4 +126,3 @@ def _bars(axes: Axes, errors: Mapping[str, Mapping[str, float]], names: Mapping[
     axes.invert_yaxis()
     axes.set_xlim(0.0, 1.25 * max(found["p95_voxel"] for found in errors.values()))
     axes.set_xlabel("wall error, voxels: mean (solid) and 95th percentile", size=10)
-    caption(axes, "dotted white: the true wall")

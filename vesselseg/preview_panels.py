@@ -41,7 +41,7 @@ def window(
     """Show the neighbourhood of the vessel, with the proportions of the panel."""
     ratio = axes.bbox.width / axes.bbox.height
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    half = max(5.0 * radius, 9 * max(step))
+    half = max(5.0 * radius, 8 * max(step))
     half = min(half, max((top - bottom) / 2, (right - left) / 2 / ratio))
     for size, low, high, middle, move in (
         (half * ratio, left, right, centre[0], axes.set_xlim),
