@@ -178,7 +178,7 @@ def moved_wall(band: Band, step: NDArray) -> NDArray:
 
 
 def posterior(problem: Problem, state: State) -> tuple[NDArray, NDArray, dict[str, float]]:
-    """Final distance, its s.d. constant along normals, and what was estimated on the way."""
+    """Return the final distance, its s.d. constant along normals, and the estimates."""
     band = make_band(state.phi, problem.spacing, problem.band_mm)
     look = observe(problem, band, state.psf)
     prior = wall_prior(problem, band, state)

@@ -47,8 +47,8 @@ def prior(terminal: Terminal, options: Options) -> None:
     given = {
         "seed": options.seed,
         "device": options.device,
-        "segment.model": options.model,
-        "prior.components": options.components,
+        "model": options.model,
+        "components": options.components,
     }
     config = settings(PipelineConfig, options, given)
     distinct(options)

@@ -1,0 +1,179 @@
+"""The whole path: scan -> probability -> level set -> refined wall -> boundary prior.
+
+Only this module joins the network half and the solver half.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from . import __version__
+from .config import Settings
+from .device import choose
+from .errors import DataError
+from .fields import LevelSet, Probability, Progress, Volume, silent
+from .infer import SegmentSettings, segment
+from .prior import BoundaryPrior, PriorSettings
+from .solvers.redistancing import redistance
+from .solvers.refine import refine
+from .solvers.settings import RefineSettings
+from .solvers.topology import keep_components
+from .synth import SynthSettings, case
+from .training import TrainConfig, fit
+
+RECORDED = ("numpy", "scipy", "numba", "torch", "scikit-image", "h5py")
+
+
+class PipelineConfig(Settings):
+    """Settings of the whole path.
+
+    Parameters
+    ----------
+    model : str, optional
+        Checkpoint; default: the shipped one.
+    components : "all", "largest", "seed" or int
+        Which lumen components the prior holds, see ``solvers.topology``.
+    seed_point : three floats, optional
+        World point (RAS+, mm) in the component kept by ``components = "seed"``.
+    seed : int
+        Recorded in the provenance; the path itself draws no random number.
+    """
+
+    model: str | None = None
+    components: Literal["all", "largest", "seed"] | Annotated[int, Field(ge=1)] = "all"
+    seed_point: Annotated[tuple[float, float, float], Field(strict=False)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: str = "auto"
+    segment: SegmentSettings = SegmentSettings()
+    refine: RefineSettings = RefineSettings()
+    prior: PriorSettings = PriorSettings()
+
+
+def build_prior(
+    volume: Volume,
+    config: PipelineConfig | None = None,
+    *,
+    start: Probability | LevelSet | None = None,
+    progress: Progress = silent,
+) -> BoundaryPrior:
+    """Turn a scan into a boundary prior.
+
+    Parameters
+    ----------
+    volume : Volume
+        2-D or 3-D scan.
+    config : PipelineConfig, optional
+    start : Probability or LevelSet, optional
+        A start of the user's on the same grid; without it the network finds the lumen.
+    progress : callable
+        Called as ``progress(stage, fraction, message)``.
+
+    Returns
+    -------
+    BoundaryPrior
+        In SI units, ready to be written.
+
+    Raises
+    ------
+    NoInterfaceError
+        If no lumen is found.
+    NumericalError
+        If the refinement loses the vessel.
+    """
+    config = config or PipelineConfig()
+    device = choose(config.device)
+    clock = time.perf_counter()
+    seconds: dict[str, float] = {}
+    if start is None:
+        start = segment(volume, config.model, config.segment, progress=progress)
+        seconds["segment"] = time.perf_counter() - clock
+    probability = start if isinstance(start, Probability) else None
+    level_set = LevelSet.from_probability(start) if isinstance(start, Probability) else start
+    level_set = chosen(level_set, config)
+    refined = refine(level_set, volume, config.refine, progress=progress)
+    refined = replace(refined, level_set=chosen(refined.level_set, config))
+    progress("prior", 0.0, "fields and surface")
+    provenance = {
+        "config": config.model_dump(mode="json"),
+        "seed": config.seed,
+        "versions": {"vesselseg": __version__} | {p: _version(p) for p in RECORDED},
+        "device": device.as_dict(),
+        "threads": _threads(),
+    }
+    prior = BoundaryPrior.from_refinement(
+        replace(refined, seconds=seconds | refined.seconds),
+        volume,
+        probability,
+        settings=config.prior,
+        provenance=provenance,
+    )
+    progress("prior", 1.0, "done")
+    return prior
+
+
+def chosen(level_set: LevelSet, config: PipelineConfig) -> LevelSet:
+    """Keep the components that the configuration asks for; redistance if any was removed."""
+    seed = None
+    if config.components == "seed":
+        seed = _seed_voxel(level_set, config.seed_point)
+    phi, notes = keep_components(level_set.phi_mm, config.components, seed_kji=seed)
+    if not notes:
+        return level_set
+    distance = redistance(phi, level_set.grid.spacing_mm, band_mm=level_set.band_mm)
+    return replace(level_set, phi_mm=distance, notes=level_set.notes + notes)
+
+
+def train(
+    config: TrainConfig,
+    output: str | Path,
+    *,
+    synth: SynthSettings | None = None,
+    progress: Progress = silent,
+    resume: bool = False,
+) -> Path:
+    """Train a network on synthetic scans; return the sidecar of its best weights.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        Its patch shape is that of ``synth``.
+    output : path
+        Folder for checkpoints, metrics and the learning curve.
+    synth : SynthSettings, optional
+        Default: the training family, in as many dimensions as the network.
+    resume : bool
+        Continue from the last checkpoint; bitwise on the CPU.
+    """
+    if synth is None:
+        synth = SynthSettings(shape=(64,) * config.dims, channels=config.in_channels)
+    source = functools.partial(case, settings=synth)
+    return fit(config, source, Path(output), progress=progress, resume=resume)
+
+
+def _seed_voxel(level_set: LevelSet, point: tuple[float, float, float] | None) -> tuple[int, ...]:
+    if point is None:
+        raise DataError("components = seed without a seed point", remedy="set seed_point")
+    grid = level_set.grid
+    voxel = np.rint(grid.index(point)).astype(int)
+    if (voxel < 0).any() or (voxel >= grid.shape_kji).any():
+        raise DataError("the seed point lies outside the scan", found=point)
+    return tuple(int(n) for n in voxel)
+
+
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)
+
+
+def _threads() -> dict[str, int]:
+    import numba
+    import torch
+
+    return {"numba": numba.get_num_threads(), "torch": torch.get_num_threads()}
