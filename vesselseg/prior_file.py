@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import h5py
@@ -38,6 +38,7 @@ from .wall_geometry import gradient
 PathLike = str | os.PathLike[str]
 Arrays = Mapping[str, NDArray[Any]]
 Attributes = Mapping[str, Mapping[str, Any]]
+Listed = tuple[str, h5py.HLObject | str, dict[str, tuple[str, Any]]]
 
 MAX_BYTES = 8 << 30
 CHUNK = 32
@@ -115,17 +116,7 @@ def digest(array: NDArray[Any]) -> str:
 
 def content_digest(file: h5py.File) -> str:
     """Return the digest over all paths, links, dtypes, shapes, data digests and attributes."""
-    lines: list[list[Any]] = []
-    for path, item in items(file):
-        if isinstance(item, str):
-            lines.append([path, "link", item])
-        elif path != VOLATILE:
-            kept = sorted(set(item.attrs) - ({"content_sha256"} if path == "/" else set()))
-            found = [[n, str(item.attrs.get_id(n).dtype), _plain(item.attrs[n])] for n in kept]
-            data = isinstance(item, h5py.Dataset)
-            lines.append([path, *([str(item.dtype), item.shape] if data else ["group"]), found])
-    text = json.dumps(sorted(lines, key=lambda line: str(line[0])), separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _digest_of(_listing(file, None))
 
 
 def semantic_fault(arrays: Arrays, attributes: Attributes) -> str:
@@ -175,9 +166,10 @@ def _grid_fault(affine: NDArray[np.float64], stored: Mapping[str, Any]) -> str:
 def _read(
     file: h5py.File, datasets: Mapping[str, h5py.Dataset], path: PathLike | None
 ) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, Any]], tuple[str, ...]]:
+    listing = _listing(file, path)
     attributes = {
-        name: read_attributes(item, name, path)
-        for name, item in items(file)
+        name: {key: _text(value) for key, (_, value) in stored.items()}
+        for name, item, stored in listing
         if not isinstance(item, str)
     }
     newer = _require_version(attributes["/"], path)
@@ -186,7 +178,7 @@ def _read(
     if fault:
         need = f"what version {'.'.join(map(str, VERSION))} of the format prescribes"
         raise DataError(fault, path=path, need=None if "need" in fault else need)
-    if attributes["/"]["content_sha256"] != content_digest(file):
+    if attributes["/"]["content_sha256"] != _digest_of(listing):
         raise DataError("content differs from its digest: content_sha256", path=path)
     arrays = {name: _read_whole(item, attributes[name], path) for name, item in known.items()}
     seen = {_address(item) for item in known.values()}
@@ -199,37 +191,55 @@ def _read(
     return arrays, kept, newer + notes
 
 
-def read_attributes(item: h5py.HLObject, name: str, path: PathLike | None) -> dict[str, Any]:
-    """Return all attributes of an object, text as str; only fixed-length ones of modest size."""
+def _listing(file: h5py.File, path: PathLike | None) -> list[Listed]:
+    """List every path with its object, or the target of a soft link, and its attributes.
+
+    The file must have passed the guard: there are no other links and no cycles.
+    """
+    found: list[Listed] = []
+    stack: list[tuple[str, h5py.HLObject]] = [("/", file["/"])]
+    while stack:
+        name, item = stack.pop()
+        found.append((name, item, _read_attributes(item, name, path)))
+        for key in item if isinstance(item, h5py.Group) else ():
+            child = f"{name.rstrip('/')}/{key}"
+            link = item.get(key, getlink=True)
+            if isinstance(link, h5py.SoftLink):
+                found.append((child, str(link.path), {}))
+            else:
+                stack.append((child, item[key]))
+    return found
+
+
+def _read_attributes(
+    item: h5py.HLObject, name: str, path: PathLike | None
+) -> dict[str, tuple[str, Any]]:
+    """Return dtype and value of every attribute; only fixed-length ones of modest size."""
     values = {}
-    for key in item.attrs:
-        stored = item.attrs.get_id(key)
+    attributes = item.attrs
+    for key in attributes:
+        stored = attributes.get_id(key)
         if stored.dtype.kind not in "Siuf":
             fault = f"attribute {key} of {name} is of variable length or foreign type"
             raise DataError(fault, path=path, need="numbers or text of fixed length")
         if stored.get_storage_size() > MAX_ATTRIBUTE_BYTES:
             raise DataError(f"attribute {key} of {name} claims too much", path=path)
-        value = item.attrs[key]
-        values[key] = value.decode() if isinstance(value, bytes) else value
+        values[key] = (str(stored.dtype), attributes[key])
     return values
 
 
-def items(file: h5py.File) -> Iterator[tuple[str, h5py.HLObject | str]]:
-    """Yield every path with its group or dataset, or with the target of a soft link.
-
-    The file must have passed the guard: there are no other links and no cycles.
-    """
-    stack: list[tuple[str, h5py.HLObject]] = [("/", file["/"])]
-    while stack:
-        path, item = stack.pop()
-        yield path, item
-        for name in item if isinstance(item, h5py.Group) else ():
-            child = f"{path.rstrip('/')}/{name}"
-            link = item.get(name, getlink=True)
-            if isinstance(link, h5py.SoftLink):
-                yield child, str(link.path)
-            else:
-                stack.append((child, item[name]))
+def _digest_of(listing: list[Listed]) -> str:
+    lines: list[list[Any]] = []
+    for path, item, stored in listing:
+        if isinstance(item, str):
+            lines.append([path, "link", item])
+        elif path != VOLATILE:
+            kept = sorted(set(stored) - ({"content_sha256"} if path == "/" else set()))
+            found = [[name, stored[name][0], _plain(stored[name][1])] for name in kept]
+            data = isinstance(item, h5py.Dataset)
+            lines.append([path, *([str(item.dtype), item.shape] if data else ["group"]), found])
+    text = json.dumps(sorted(lines, key=lambda line: str(line[0])), separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def put(file: h5py.File, path: str, array: NDArray[Any], unit: str) -> h5py.Dataset:
@@ -305,6 +315,10 @@ def _convention_fault(known: Mapping[str, h5py.Dataset], attributes: Attributes)
 
 def _address(item: h5py.HLObject) -> int:
     return int(h5py.h5o.get_info(item.id).addr)
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _plain(value: Any) -> Any:

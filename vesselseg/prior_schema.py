@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ FORMAT = "vesselseg-prior"
 VERSION = (1, 0)
 KINDS = {"cartesian3d": 3, "planar2d": 2}
 VOLATILE = "/provenance/volatile"
+LIST_LIMIT = 1 << 22  # elements of a list, beside what its grid may need
 
 
 class Facts(Protocol):
@@ -296,4 +298,7 @@ def _shape_fault(path: str, array: Facts, lengths: dict[str, tuple[int, ...]]) -
         else:
             here = found[len(need) : len(need) + 1] or (0,)
             need += lengths.setdefault(f"{group}:{word}", here)
+    most = 16 * math.prod(lengths["grid"]) + LIST_LIMIT
+    if "grid" not in entry.axes and math.prod(found) > most:
+        return f"{path} claims too much for its grid: found shape {found}"
     return "" if found == tuple(need) else f"{path}: found shape {found}, need {tuple(need)}"

@@ -195,8 +195,9 @@ def normal_roughness_deg(
     part /= np.maximum(np.linalg.norm(part, axis=-1, keepdims=True), 0.5)
     foot = np.argwhere(shell) - phi[shell][:, None] * part / np.array(spacing)
     at_foot = np.stack([interpolate(normal[..., c], foot) for c in range(3)], axis=-1)
-    lengths = np.linalg.norm(at_foot, axis=-1)
-    cosine = np.sum(at_foot * normal[shell], axis=-1) / np.where(lengths > 0, lengths, 1.0)
+    here = normal[shell].astype(np.float64)
+    lengths = np.linalg.norm(at_foot, axis=-1) * np.linalg.norm(here, axis=-1)
+    cosine = np.sum(at_foot * here, axis=-1) / np.where(lengths > 0, lengths, 1.0)
     angle = np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
     return float(np.sqrt(np.mean(angle**2)))
 
