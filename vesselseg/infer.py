@@ -133,7 +133,7 @@ def segment(
     ndim = volume.grid.ndim
     loaded = load_model(model or checkpoint.shipped(ndim), ndim, settings.device)
     if volume.values.min() == volume.values.max():
-        raise DataError("constant image", path=volume.name, need="contrast between blood and rest")
+        raise DataError("image has no contrast", path=volume.name, found="all voxels equal")
     work, notes = working_grid(volume.grid, settings)
     image = work.to_working(volume.values)
     signs = {"bright": (False,), "dark": (True,), "auto": (False, True)}[settings.polarity]

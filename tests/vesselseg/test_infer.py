@@ -222,7 +222,7 @@ def test_weights_for_another_dimension_are_refused(dims, grid, error, expected, 
 
 def test_a_constant_image_is_refused(weights):
     grid = GRIDS["isotropic"]
-    with pytest.raises(DataError, match="constant image"):
+    with pytest.raises(DataError, match="no contrast"):
         segment(Volume(np.ones(grid.shape_kji), grid), weights[3])
 
 
