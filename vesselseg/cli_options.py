@@ -161,7 +161,7 @@ def reading(options: Options) -> dict[str, Any]:
     """Return the arguments of ``vesselseg.io.read_volume``."""
     return {
         "frame": _frame(options.frame),
-        "component": _number_or_word(options.component),
+        "component": number_or_word(options.component),
         "part": options.part,
         "spacing_mm": _spacing_mm(options.spacing),
         "nan_fill": options.nan_fill,
@@ -177,7 +177,8 @@ def _frame(text: str | None) -> int | Literal["mean"] | None:
     return int(text)
 
 
-def _number_or_word(text: str | None) -> int | str | None:
+def number_or_word(text: str | None) -> int | str | None:
+    """Turn a whole number into one; leave any other word alone."""
     return int(text) if text is not None and text.isdecimal() else text
 
 

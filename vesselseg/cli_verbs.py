@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import device
-from .cli_options import Options, command, reading, settings
+from .cli_options import Options, command, number_or_word, reading, settings
 from .cli_terminal import Terminal, show
 from .errors import ConfigError, DataError, NumericalError
 
@@ -48,7 +48,7 @@ def prior(terminal: Terminal, options: Options) -> None:
         "seed": options.seed,
         "device": options.device,
         "model": options.model,
-        "components": options.components,
+        "components": number_or_word(options.components),
     }
     config = settings(PipelineConfig, options, given)
     distinct(options)

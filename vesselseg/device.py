@@ -194,11 +194,16 @@ def heal_numba_cache() -> int:
     int
         Number of files deleted.
     """
-    package = Path(__file__).parent
-    homes = [
-        (package / part).resolve() / "__pycache__" for part in (".", "solvers", "cuda_kernels")
-    ]
-    homes += [p for root in _numba_roots() for p in root.glob("*_*") if p.is_dir()]
+    own = os.environ.get("NUMBA_CACHE_DIR")
+    if own:  # then numba looks nowhere else
+        roots, homes = [Path(own)], []
+    else:
+        package = Path(__file__).parent
+        parts = (".", "solvers", "cuda_kernels")
+        homes = [(package / part).resolve() / "__pycache__" for part in parts]
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+        roots = [Path(cache) / "numba"]
+    homes += [p for root in roots for p in root.glob("*_*") if p.is_dir()]
     count = 0
     for home in homes:
         for file in [*home.glob("*.nbi"), *home.glob("*.nbc")]:
@@ -250,12 +255,6 @@ def _meminfo(key: str) -> int:
 
 def _size(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.0f} MiB"
-
-
-def _numba_roots() -> list[Path]:
-    own = os.environ.get("NUMBA_CACHE_DIR")
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
-    return [Path(own)] if own else [Path(cache) / "numba"]
 
 
 def _numba_cache() -> str:
