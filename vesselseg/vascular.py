@@ -5,15 +5,14 @@ A vessel is a chain of round cones (convex hulls of two balls). Points are (z, y
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from . import phantoms
+from . import vascular_kernels as kernels
 from .fields import Field
 from .forward import gaussian_process
 from .solvers import advect, redistance
@@ -31,264 +30,6 @@ TRAINING_SHAPES = (
     "two_vessels",
 )
 HELD_OUT_SHAPES = ("torus", "helix", "arch")
-
-
-@njit(cache=True)
-def _grow(
-    roots: NDArray,
-    normals: NDArray,
-    uniforms: NDArray,
-    size: NDArray,
-    tortuosity: float,
-    branching: float,
-    thinnest: float,
-    planar: bool,
-    segments: NDArray,
-) -> int:
-    """Walk each root (point, direction, radius) through the box; return the number of segments.
-
-    The curvature of the axis is an Ornstein-Uhlenbeck process; branches share the cube of the
-    radius (Murray 1926); the radius ripples and has one dip or bulge per branch.
-    """
-    stack = np.zeros((64, 8))
-    height = len(roots)
-    stack[:height, :7] = roots
-    count, draw = 0, 0
-    curl, move, point, home = np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(3)
-    while height > 0 and count < len(segments):
-        height -= 1
-        point[:] = stack[height, :3]
-        move[:] = stack[height, 3:6]
-        home[:] = move
-        base, level = stack[height, 6], stack[height, 7]
-        target = base
-        curl[:] = 0.0
-        u = uniforms[draw % len(uniforms) :]
-        if len(u) < 8:
-            u = uniforms
-        draw += 8
-        ripple, wave, phase = 0.12 * u[0], (3.0 + 9.0 * u[1]) * base, 6.28 * u[2]
-        bump = 0.0 if u[3] < 0.5 else (-0.6 + 1.4 * (u[3] - 0.5) * 2.0)
-        where, width = (5.0 + 40.0 * u[4]), (0.7 + 1.5 * u[5]) * base
-        travelled, since = 0.0, 0.0
-        last = base * (1.0 + ripple * math.sin(phase))
-        while count < len(segments):
-            step = max(0.8, 0.35 * base)
-            keep = math.exp(-step / (5.0 * base + 4.0))
-            kick = math.sqrt(1.0 - keep * keep) * tortuosity / (base + 3.0)
-            # A weak pull to the first heading: long vessels cross the box, they do not coil up.
-            pull = (1.0 - keep) * 0.12 / (0.3 * base + 1.0)
-            for d in range(3):
-                curl[d] = keep * curl[d] + kick * normals[draw % len(normals)]
-                curl[d] += pull * (home[d] - move[d])
-                draw += 1
-            if planar:
-                curl[0] = 0.0
-            along = curl[0] * move[0] + curl[1] * move[1] + curl[2] * move[2]
-            bend = 0.0
-            for d in range(3):
-                curl[d] -= along * move[d]
-                bend += curl[d] * curl[d]
-            limit = 0.55 / base
-            scale = min(1.0, limit / math.sqrt(bend)) if bend > 0.0 else 1.0
-            norm = 0.0
-            for d in range(3):
-                move[d] += step * scale * curl[d]
-                norm += move[d] * move[d]
-            norm = math.sqrt(norm)
-            for d in range(3):
-                move[d] /= norm
-                segments[count, d] = point[d]
-                point[d] += step * move[d]
-                segments[count, 3 + d] = point[d]
-            travelled += step
-            since += step
-            base += 0.25 * (target - base)
-            offset = (travelled - where) / width
-            now = base * (1.0 + ripple * math.sin(phase + 6.28 * travelled / wave))
-            now *= 1.0 + bump * math.exp(-0.5 * offset * offset)
-            now = max(now, 0.7)
-            # A round cone needs abs(difference of radii) < length.
-            now = min(max(now, last - 0.7 * step), last + 0.7 * step)
-            segments[count, 6] = last
-            segments[count, 7] = now
-            last = now
-            count += 1
-            gone = False
-            for d in range(3):
-                gone = gone or point[d] < -base - 3.0 or point[d] > size[d] + base + 3.0
-            if gone:
-                break
-            chance = uniforms[draw % len(uniforms)]
-            draw += 1
-            if since > 2.5 * base and chance < branching * step / base and height < 60:
-                share = 0.08 + 0.42 * uniforms[draw % len(uniforms)]
-                angle = 0.5 + uniforms[(draw + 1) % len(uniforms)]
-                side = np.zeros(3)
-                for d in range(3):
-                    side[d] = normals[(draw + d) % len(normals)]
-                if planar:
-                    side[0] = 0.0
-                draw += 5
-                along = side[0] * move[0] + side[1] * move[1] + side[2] * move[2]
-                norm = 1e-12
-                for d in range(3):
-                    side[d] -= along * move[d]
-                    norm += side[d] * side[d]
-                norm = math.sqrt(norm)
-                child = base * share ** (1.0 / 3.0)
-                if child > thinnest and level < 4.0:
-                    for d in range(3):
-                        side[d] /= norm
-                        stack[height, d] = point[d]
-                        stack[height, 3 + d] = math.cos(angle) * move[d] + math.sin(angle) * side[d]
-                    stack[height, 6] = child
-                    stack[height, 7] = level + 1.0
-                    height += 1
-                    target = base * (1.0 - share) ** (1.0 / 3.0)
-                    norm = 0.0
-                    for d in range(3):
-                        move[d] -= 0.6 * share * side[d]
-                        norm += move[d] * move[d]
-                    norm = math.sqrt(norm)
-                    for d in range(3):
-                        move[d] /= norm
-                    since = 0.0
-    return count
-
-
-@njit(cache=True)
-def _rasterise(segments: NDArray, margin: float, phi: NDArray, radius: NDArray) -> None:
-    """Lower phi to the distance to each round cone near it; keep the radius of the closest.
-
-    Distance of a round cone: I. Quilez, "distance functions", sdRoundCone.
-    """
-    nz, ny, nx = phi.shape
-    for s in range(len(segments)):
-        az, ay, ax = segments[s, 0], segments[s, 1], segments[s, 2]
-        bz, by, bx = segments[s, 3] - az, segments[s, 4] - ay, segments[s, 5] - ax
-        ra, rb = segments[s, 6], segments[s, 7]
-        reach = max(ra, rb) + margin
-        z0, z1 = max(0, math.ceil(min(az, az + bz) - reach)), min(nz - 1, max(az, az + bz) + reach)
-        y0, y1 = max(0, math.ceil(min(ay, ay + by) - reach)), min(ny - 1, max(ay, ay + by) + reach)
-        x0, x1 = max(0, math.ceil(min(ax, ax + bx) - reach)), min(nx - 1, max(ax, ax + bx) + reach)
-        l2 = bz * bz + by * by + bx * bx
-        rr = ra - rb
-        a2 = l2 - rr * rr
-        ball = a2 <= 1e-9
-        il2 = 1.0 / max(l2, 1e-12)
-        for k in range(z0, math.floor(z1) + 1):
-            pz = k - az
-            for j in range(y0, math.floor(y1) + 1):
-                py = j - ay
-                for i in range(x0, math.floor(x1) + 1):
-                    px = i - ax
-                    pp = pz * pz + py * py + px * px
-                    if ball:
-                        d = math.sqrt(pp) - max(ra, rb)
-                    else:
-                        y = pz * bz + py * by + px * bx
-                        z = y - l2
-                        across = max(pp * l2 - y * y, 0.0)
-                        x2 = across * l2
-                        y2, z2 = y * y * l2, z * z * l2
-                        k2 = rr * abs(rr) * x2
-                        if (z2 if z > 0.0 else -z2) * a2 > k2:
-                            d = math.sqrt(x2 + z2) * il2 - rb
-                        elif (y2 if y > 0.0 else -y2) * a2 < k2:
-                            d = math.sqrt(x2 + y2) * il2 - ra
-                        else:
-                            d = (math.sqrt(x2 * a2 * il2) + y * rr) * il2 - ra
-                    if d < phi[k, j, i]:
-                        phi[k, j, i] = d
-                        share = 0.0 if ball else min(max((y * il2), 0.0), 1.0)
-                        radius[k, j, i] = ra + share * (rb - ra)
-
-
-@njit(cache=True)
-def _sweep(distance: NDArray, fixed: NDArray) -> None:
-    """Solve the eikonal equation outside the fixed voxels, first order (Zhao 2005)."""
-    nz, ny, nx = distance.shape
-    big = np.float32(1e9)
-    for turn in range(8):
-        for kk in range(nz):
-            k = kk if turn & 1 else nz - 1 - kk
-            for jj in range(ny):
-                j = jj if turn & 2 else ny - 1 - jj
-                for ii in range(nx):
-                    i = ii if turn & 4 else nx - 1 - ii
-                    if fixed[k, j, i]:
-                        continue
-                    a = min(
-                        distance[k - 1, j, i] if k > 0 else big,
-                        distance[k + 1, j, i] if k < nz - 1 else big,
-                    )
-                    b = min(
-                        distance[k, j - 1, i] if j > 0 else big,
-                        distance[k, j + 1, i] if j < ny - 1 else big,
-                    )
-                    c = min(
-                        distance[k, j, i - 1] if i > 0 else big,
-                        distance[k, j, i + 1] if i < nx - 1 else big,
-                    )
-                    if a > b:
-                        a, b = b, a
-                    if b > c:
-                        b, c = c, b
-                    if a > b:
-                        a, b = b, a
-                    u = a + np.float32(1.0)
-                    if u > b:
-                        u = (a + b + math.sqrt(max(2.0 - (a - b) * (a - b), 0.0))) / 2.0
-                        if u > c:
-                            total = a + b + c
-                            rest = total * total - 3.0 * (a * a + b * b + c * c - 1.0)
-                            u = (total + math.sqrt(max(rest, 0.0))) / 3.0
-                    if u < distance[k, j, i]:
-                        distance[k, j, i] = u
-
-
-@njit(cache=True)
-def _climb(points: NDArray, moves: NDArray, phi: NDArray, steps: int) -> None:
-    """Move axis points across the axis towards the lowest phi; keep those still in the lumen."""
-    nz, ny, nx = phi.shape
-    size = (nz, ny, nx)
-    slope = np.zeros(3)
-    index = np.zeros(3, np.int64)
-    for p in range(len(points)):
-        inside = True
-        for n in range(steps):
-            for d in range(3):
-                index[d] = round(points[p, d])
-                inside = inside and 0 <= index[d] < size[d]
-            if not inside:
-                break
-            k, j, i = index
-            slope[:] = 0.0
-            if 0 < k < nz - 1:
-                slope[0] = (phi[k + 1, j, i] - phi[k - 1, j, i]) / 2
-            if 0 < j < ny - 1:
-                slope[1] = (phi[k, j + 1, i] - phi[k, j - 1, i]) / 2
-            if 0 < i < nx - 1:
-                slope[2] = (phi[k, j, i + 1] - phi[k, j, i - 1]) / 2
-            along = slope[0] * moves[p, 0] + slope[1] * moves[p, 1] + slope[2] * moves[p, 2]
-            for d in range(3):
-                points[p, d] -= (0.5 - 0.4 * n / steps) * (slope[d] - along * moves[p, d])
-
-
-@njit(cache=True)
-def _stamp(points: NDArray, phi: NDArray, reach: float, out: NDArray) -> None:
-    nz, ny, nx = phi.shape
-    for p in range(len(points)):
-        z, y, x = points[p]
-        for k in range(max(0, math.ceil(z - reach)), min(nz - 1, math.floor(z + reach)) + 1):
-            for j in range(max(0, math.ceil(y - reach)), min(ny - 1, math.floor(y + reach)) + 1):
-                for i in range(
-                    max(0, math.ceil(x - reach)), min(nx - 1, math.floor(x + reach)) + 1
-                ):
-                    near = (k - z) ** 2 + (j - y) ** 2 + (i - x) ** 2 <= reach * reach
-                    if near and phi[k, j, i] < 0:
-                        out[k, j, i] = 1
 
 
 def random_tree(
@@ -320,7 +61,7 @@ def random_tree(
             start[0] = move[0] = 0.0
         root[:3], root[3:6], root[6] = start, move / np.linalg.norm(move), radius
     segments = np.zeros((1500, 8))
-    found = _grow(
+    found = kernels.grow(
         roots,
         rng.standard_normal(6000),
         rng.random(4000),
@@ -374,7 +115,7 @@ def level_set(segments: NDArray, shape: Sequence[int]) -> tuple[Field, Field]:
     size = tuple(shape) if len(shape) == 3 else (1, *shape)
     phi = np.full(size, MARGIN, dtype=np.float32)
     radius = np.full(size, segments[:, 6:].min(initial=1.0), dtype=np.float32)
-    _rasterise(segments, MARGIN, phi, radius)
+    kernels.rasterise(segments, MARGIN, phi, radius)
     return phi.reshape(shape), radius.reshape(shape)
 
 
@@ -417,7 +158,7 @@ def signed_distance(phi: Field) -> Field:
     far = np.where(fixed, size, np.float32(1e9))
     volume = (1,) * (3 - phi.ndim) + phi.shape
     far = np.ascontiguousarray(far.reshape(volume))
-    _sweep(far, np.ascontiguousarray(fixed.reshape(volume)))
+    kernels.sweep(far, np.ascontiguousarray(fixed.reshape(volume)))
     return np.copysign(np.minimum(far.reshape(phi.shape), np.float32(FAR)), near)
 
 
@@ -436,7 +177,7 @@ def centreline(segments: NDArray, phi: Field, moved: bool) -> NDArray[np.uint8]:
     points = segments[which, :3] + place[:, None] * along[which]
     moves = along[which] / np.maximum(length[which], 1e-9)[:, None]
     if moved:
-        _climb(points, moves, volume, 10)
+        kernels.climb(points, moves, volume, 10)
     out = np.zeros(volume.shape, dtype=np.uint8)
-    _stamp(points, volume, 1.5, out)
+    kernels.stamp(points, volume, 1.5, out)
     return out.reshape(phi.shape)
