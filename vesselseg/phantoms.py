@@ -31,11 +31,10 @@ from .shapes import (
     capsule,
     ellipsoid_distance,
     polygon_distance,
-    smooth_union,
     star_distance,
     tube_part,
-    union,
 )
+from .unions import smooth_union, union
 
 CHUNK = 1 << 16
 

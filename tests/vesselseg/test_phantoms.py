@@ -3,7 +3,7 @@ import pytest
 from scipy.spatial import cKDTree
 from scipy.special import erf
 
-from vesselseg import phantoms, shapes
+from vesselseg import phantoms, unions
 from vesselseg.errors import ConfigError
 from vesselseg.grid import Grid
 
@@ -99,7 +99,7 @@ def test_ellipsoid_agrees_with_dense_sampling(made):
 @pytest.mark.parametrize("name", ["curved_tube", "stenosis", "aneurysm", "bifurcation", "arch"])
 def test_no_wall_sample_is_closer_than_the_distance(monkeypatch, name):
     seen = []
-    union = shapes.union
+    union = unions.union
     monkeypatch.setattr(phantoms, "union", lambda parts: seen.append(parts) or union(parts))
     phantom = phantoms.make(name, radius=4.0)
     cloud = np.concatenate([part.wall[0] for part in seen[0]])
