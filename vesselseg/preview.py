@@ -252,29 +252,24 @@ def _projection(axes: Axes, scene: Scene) -> None:
 
 def _surface(figure: Figure, axes: Axes, scene: Scene) -> None:
     """Shade the wall by a key light and colour it by its standard deviation."""
-    from matplotlib.collections import PolyCollection
+    from matplotlib.collections import TriMesh
     from matplotlib.colors import to_rgb
+    from matplotlib.tri import Triangulation
 
     vertices, faces, sigma = decimate(scene.vertices, scene.faces, scene.vertex_sigma)
     corners = (vertices - vertices.mean(axis=0)) @ camera().T
-    triangles = corners[faces]
-    towards = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])[:, 2]
-    normals = vertex_normals(corners, faces)[faces].mean(axis=1)
     norm = _sigma_norm(scene.vertex_sigma)
-    colours = shade(sigma_map()(norm(sigma[faces].mean(axis=1)))[:, :3], normals)
-    depth = triangles[:, :, 2].mean(axis=1)
-    fog = 0.35 * (depth.max() - depth) / max(float(np.ptp(depth)), 1e-9)
-    colours = colours * (1 - fog[:, None]) + np.array(to_rgb(PAGE)) * fog[:, None]
-    order = np.argsort(depth)
-    order = order[towards[order] > 0]
-    axes.add_collection(
-        PolyCollection(
-            triangles[order][:, :, :2],
-            facecolors=colours[order],
-            edgecolors=colours[order],
-            linewidths=0.25,
-        )
-    )
+    colours = shade(sigma_map()(norm(sigma))[:, :3], vertex_normals(corners, faces))
+    depth = corners[:, 2]
+    fog = 0.35 * (depth.max() - depth[:, None]) / max(float(np.ptp(depth)), 1e-9)
+    colours = colours * (1 - fog) + np.array(to_rgb(PAGE)) * fog
+    sides = corners[faces][:, 1:] - corners[faces][:, :1]
+    visible = np.cross(sides[:, 0], sides[:, 1])[:, 2] > 0
+    shown = faces[visible]
+    shown = shown[np.argsort(depth[shown].mean(axis=1))]  # far ones first
+    mesh = TriMesh(Triangulation(corners[:, 0], corners[:, 1], shown))
+    mesh.set_facecolor(list(colours))
+    axes.add_collection(mesh)
     _fit(axes, corners[:, :2])
     caption(axes, "wall, coloured by its standard deviation")
     _colour_bar(figure, axes, norm)
@@ -301,10 +296,13 @@ def _fit(axes: Axes, points: Array, margin: float = 0.04) -> None:
 
 def _colour_bar(figure: Figure, axes: Axes, norm: Any) -> None:
     from matplotlib.cm import ScalarMappable
+    from matplotlib.ticker import MaxNLocator
 
     inset = axes.inset_axes((1.03, 0.1, 0.028, 0.78))
     bar = figure.colorbar(ScalarMappable(norm, sigma_map()), cax=inset)
     bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.locator = MaxNLocator(5, steps=[1, 2, 5, 10])
+    bar.update_ticks()
     bar.ax.tick_params(labelsize=8.5, length=2)
     bar.ax.set_title("mm", size=8.5, color=FAINT, pad=5)
 

@@ -95,28 +95,17 @@ def logit(probability: Array) -> Array:
 
 def frame(axes: Axes, plane: Plane) -> None:
     """Write the letters of the patient's axes on the sides of a slice."""
-    from matplotlib.patheffects import withStroke
-
-    halo = [withStroke(linewidth=3.0, foreground="black", alpha=0.7)]
+    shade = {"boxstyle": "round,pad=0.12", "facecolor": "black", "alpha": 0.55, "linewidth": 0}
     places = (
-        (0.015, 0.5, "left"),
-        (0.985, 0.5, "right"),
-        (0.5, 0.03, "center"),
-        (0.5, 0.97, "center"),
+        (0.015, 0.5, "left", "center"),
+        (0.985, 0.5, "right", "center"),
+        (0.5, 0.03, "center", "bottom"),
+        (0.5, 0.97, "center", "top"),
     )
-    for (x, y, side), letter in zip(places, plane.letters, strict=True):
-        vertical = {0.03: "bottom", 0.97: "top"}.get(y, "center")
-        axes.text(
-            x,
-            y,
-            letter,
-            transform=axes.transAxes,
-            ha=side,
-            va=vertical,
-            size=10,
-            color=INK,
-            path_effects=halo,
-        )
+    for (x, y, side, end), letter in zip(places, plane.letters, strict=True):
+        if letter:
+            text = axes.text(x, y, letter, ha=side, va=end, transform=axes.transAxes, bbox=shade)
+            text.set(weight="bold", color=INK, size=10)
 
 
 def scale_bar(axes: Axes) -> None:
