@@ -36,6 +36,7 @@ Floats = NDArray[np.floating]
 METRE_PER_MM = 1e-3
 MIN_BAND_VOXELS = 4.0
 LEAST_STD_VOXELS = 1e-3
+MIN_SAMPLES = 3
 ABSOLUTE_PATH = re.compile(
     r"(?<![^\s\"'=:,;(\[])(?:/[^\s/\"']+(?:/[^\s/\"']*)+|[A-Za-z]:\\[^\s\"']*)"
 )
@@ -52,12 +53,12 @@ class PriorSettings(Settings):
     ell_mm : float or None
         Correlation length; None = two voxels, but at most half the smallest lumen radius.
     case_id : str
-        Word for the case; empty = a hash of the scan.
+        Word for the case, without slashes; empty = a hash of the scan.
     """
 
     m: int = Bounded(4, ge=2, le=8, multiple_of=2)
     ell_mm: float | None = Bounded(None, gt=0.0, le=1e4)
-    case_id: str = Bounded("", max_length=64)
+    case_id: str = Bounded("", max_length=64, pattern=r"^[\w .+-]*$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,7 +273,7 @@ def _assemble(
 ) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, Any]]]:
     """Return every array and attribute but the provenance; here millimetres become metres."""
     grid, level, estimates = volume.grid, refinement.level_set, refinement.estimates
-    _require_one_grid(grid, level.grid, None if probability is None else probability.grid)
+    _require_grid(grid, level.grid, None if probability is None else probability.grid)
     affine = np.array(grid.affine)
     affine[:3] *= METRE_PER_MM
     spacing = fields.spacing_of(affine, grid.ndim)
@@ -349,7 +350,11 @@ def _assemble(
     return arrays, attributes
 
 
-def _require_one_grid(grid: Grid, *others: Grid | None) -> None:
+def _require_grid(grid: Grid, *others: Grid | None) -> None:
+    if min(grid.shape_kji) < MIN_SAMPLES:
+        need = f"at least {MIN_SAMPLES} samples along every axis"
+        remedy = "give a single slice as a 2-D image"
+        raise DataError("grid too thin for a prior", found=grid.shape_kji, need=need, remedy=remedy)
     for other in others:
         if other is not None and not grid.mismatch_mm(other) < 1e-3 * grid.h_min:
             found = f"corners {grid.mismatch_mm(other):.3g} mm apart"

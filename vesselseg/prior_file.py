@@ -216,15 +216,17 @@ def _read_attributes(
 ) -> dict[str, tuple[str, Any]]:
     """Return dtype and value of every attribute; only fixed-length ones of modest size."""
     values = {}
-    attributes = item.attrs
-    for key in attributes:
-        stored = attributes.get_id(key)
-        if stored.dtype.kind not in "Siuf":
+    for number in range(h5py.h5a.get_num_attrs(item.id)):
+        stored = h5py.h5a.open(item.id, index=number)
+        key, dtype = stored.name.decode(), stored.dtype
+        if dtype.kind not in "Siuf":
             fault = f"attribute {key} of {name} is of variable length or foreign type"
             raise DataError(fault, path=path, need="numbers or text of fixed length")
         if stored.get_storage_size() > MAX_ATTRIBUTE_BYTES:
             raise DataError(f"attribute {key} of {name} claims too much", path=path)
-        values[key] = (str(stored.dtype), attributes[key])
+        value = np.empty(stored.shape, dtype)
+        stored.read(value)
+        values[key] = (str(dtype), value[()])
     return values
 
 

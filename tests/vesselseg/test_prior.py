@@ -316,13 +316,14 @@ def test_provenance_holds_no_path_of_the_machine():
 def faulty(case):
     grid = Grid.from_spacing((20, 20, 20), 1.0)
     phi = make.sphere(grid, 5.0)
-    other = Grid.from_spacing((20, 20, 20), 1.1)
+    other, thin = Grid.from_spacing((20, 20, 20), 1.1), Grid.from_spacing((1, 20, 20), 1.0)
     specks = np.where((np.indices(phi.shape) % 3 == 0).all(axis=0), -0.5, 0.5)
     return {
         "grids": (make.refinement(phi, grid), make.scan(phi, other)[0]),
         "band": (make.refinement(phi, grid, band_voxels=4.0), make.scan(phi, grid)[0]),
         "empty": (make.refinement(np.full_like(phi, 5.0), grid), make.scan(phi, grid)[0]),
         "full": (make.refinement(np.full_like(phi, -5.0), grid), make.scan(phi, grid)[0]),
+        "thin": (make.refinement(phi[:1], thin), make.scan(phi[:1], thin)[0]),
         "specks": (make.refinement(specks, grid), make.scan(phi, grid)[0]),
     }[case]
 
@@ -334,6 +335,7 @@ def faulty(case):
         ("band", DataError, "band too narrow"),
         ("empty", NoInterfaceError, "no wall"),
         ("full", NoInterfaceError, "no wall"),
+        ("thin", DataError, "too thin"),
         ("specks", DataError, "too many lumen components"),
     ],
 )
