@@ -6,6 +6,7 @@ data of a linearised image model and a Matérn prior on the displacement from th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,8 +48,8 @@ def solve_displacement(
     area_mm: float,
     start: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Conjugate gradients (Hestenes & Stiefel 1952) with the diagonal as preconditioner."""
-    scale = (SHEET * prior.length_mm / np.asarray(spacing)) ** 2
+    """Return the most probable displacement at the core voxels, mm."""
+    scale = sheet_scale(prior.length_mm, spacing)
     root = np.sqrt(area_mm * prior_weight(prior.sigma_mm, prior.length_mm, prior.wall_dims))
     first, second = np.empty_like(start), np.empty_like(start)
 
@@ -57,14 +58,37 @@ def solve_displacement(
         kernels.screened(table, first, second, *scale)
         return np.asarray(data.precision * v + root * second)
 
-    links = (table >= 0).reshape(-1, 3, 2).sum(axis=2) @ scale
-    stiffness = (1.0 + links) ** 2 + (table >= 0).reshape(-1, 3, 2).sum(axis=2) @ scale**2
-    diagonal = data.precision + root**2 * stiffness
+    links, squares = _links(table) @ scale, _links(table) @ scale**2
+    diagonal = data.precision + root**2 * ((1.0 + links) ** 2 + squares)
+    return conjugate_gradients(apply, data.gradient, diagonal, start)
+
+
+def smooth_along_wall(
+    values: NDArray[np.float64],
+    table: NDArray[np.int32],
+    length_mm: float,
+    spacing: tuple[float, ...],
+) -> NDArray[np.float64]:
+    """Return (1 - l² Δ_Γ)⁻¹ values at the core voxels."""
+    scale = sheet_scale(length_mm, spacing)
+    out = np.empty_like(values)
+
+    def apply(v: NDArray) -> NDArray:
+        kernels.screened(table, v, out, *scale)
+        return out.copy()
+
+    return conjugate_gradients(apply, values, 1.0 + _links(table) @ scale, values)
+
+
+def conjugate_gradients(
+    apply: Callable[[NDArray], NDArray], rhs: NDArray, diagonal: NDArray, start: NDArray
+) -> NDArray[np.float64]:
+    """Solve a positive definite system (Hestenes & Stiefel 1952), diagonal preconditioner."""
     x = start.copy()
-    r = data.gradient - apply(x)
+    r = rhs - apply(x)
     z = r / diagonal
     p, rz = z, float(r @ z)
-    goal = CG_TOLERANCE**2 * max(float(data.gradient @ (data.gradient / diagonal)), 1e-300)
+    goal = CG_TOLERANCE**2 * max(float(rhs @ (rhs / diagonal)), 1e-300)
     for _ in range(MAX_CG):
         if rz <= goal:
             break
@@ -76,6 +100,16 @@ def solve_displacement(
         rz, old = float(r @ z), rz
         p = z + (rz / old) * p
     return x
+
+
+def sheet_scale(length_mm: float, spacing: tuple[float, ...]) -> NDArray[np.float64]:
+    """Return l²/h² per axis of the Laplacian on the layer of core voxels."""
+    return np.asarray((SHEET * length_mm / np.asarray(spacing)) ** 2)
+
+
+def _links(table: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Count the neighbours per axis, (core, 3)."""
+    return np.asarray((table >= 0).reshape(-1, 3, 2).sum(axis=2))
 
 
 def log_evidence(

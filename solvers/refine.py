@@ -14,7 +14,7 @@ from .field import asfield, require_interface
 from .redistancing import redistance
 from .region import chan_vese_step
 from .settings import RefineSettings
-from .step import FIRST_LENGTH, Problem, State, map_step, posterior, smoothed_start
+from .step import FIRST_LENGTH, Problem, State, fair, map_step, posterior
 
 STEPS = {"map": map_step, "chan_vese": chan_vese_step}
 DEFAULT_SIGMA = 0.5  # s.d. of a start that states none, in largest spacings
@@ -84,8 +84,10 @@ def pose(level_set: LevelSet, volume: Volume, settings: RefineSettings) -> Probl
     band = max(settings.band * grid.h_max, level_set.band_mm)
     field, spacing = asfield(level_set.phi_mm, grid.spacing_mm)
     require_interface(field)
-    smooth = smoothed_start(redistance(field, spacing, band_mm=band), grid.ndim == 2)
-    require_interface(smooth)
+    smooth = field
+    if settings.energy == "map":
+        smooth = fair(redistance(field, spacing, band_mm=band), spacing, band)
+        require_interface(smooth)
     sigma = level_set.sigma_mm
     if sigma is None:
         sigma = np.full(grid.shape_kji, DEFAULT_SIGMA * grid.h_max, np.float32)

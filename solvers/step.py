@@ -7,13 +7,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from vesselseg.cuda_kernels import wall as kernels
 
 from .appearance import Appearance, blur_mm, estimate_psf, fit_appearance
 from .band import Band, make_band
-from .displacement import Data, WallPrior, log_evidence, solve_displacement
+from .displacement import (
+    Data,
+    WallPrior,
+    log_evidence,
+    smooth_along_wall,
+    solve_displacement,
+)
 from .settings import RefineSettings
 from .uncertainty import fisher_information, posterior_sigma
 
@@ -22,9 +27,9 @@ FIRST_PSF, FIRST_LENGTH, FIRST_SCALE = 0.6, 7.0, 0.5
 LEARN_BLUR_AT = (3, 6)  # steps after which the blur is estimated
 LEARN_PRIOR_AT = 3  # once, from a stiff wall: a wall that follows the noise would ask for more
 EVIDENCE_SLACK = 0.05  # of the Occam term: the accuracy of its flat-wall form
-LENGTHS = (2.0, 3.0, 4.5, 7.0, 10.0)  # candidates for the prior, in largest spacings
-SCALES = (0.25, 0.5, 1.0)
-SMOOTH_START = 1.0  # s.d. in voxels of the filter that removes the start's roughness
+LENGTHS = (3.0, 4.5, 7.0, 10.0, 14.0)  # candidates for the prior, in largest spacings
+SCALES = (0.5, 1.0)
+FAIRING, FAIRING_PASSES = 3.0, 2  # length of the filter that removes the start's roughness
 SIGMA_FLOOR = 0.02  # of the wall position, in largest spacings: the redistancer's and model's own
 
 
@@ -59,16 +64,24 @@ class State:
     facts: tuple[tuple[str, float], ...] = ()
 
 
-def smoothed_start(phi: NDArray, planar: bool) -> NDArray:
-    """Remove roughness below the resolution: (2 G - G²) phi, whose bias is of fourth order."""
-    width = (0.0 if planar else SMOOTH_START, SMOOTH_START, SMOOTH_START)
-    once = ndimage.gaussian_filter(phi, width, mode="nearest", truncate=3.0)
-    smooth = 2.0 * once - ndimage.gaussian_filter(once, width, mode="nearest", truncate=3.0)
-    # A vessel too thin for the filter keeps its wall.
-    lost = ndimage.binary_dilation(
-        (phi < 0) & (smooth >= 0) & (ndimage.minimum_filter(smooth, 5) >= 0), iterations=3
-    )
-    return np.where(lost, phi, smooth).astype(phi.dtype)
+def fair(phi: NDArray, spacing: tuple[float, ...], band_mm: float) -> NDArray:
+    """Remove a wall's roughness below the resolution without shrinking it.
+
+    The wall moves by -l² (B - B²) κ with B = (1 - l² Δ_Γ)⁻¹: roughness of wavenumber q is
+    multiplied by 1 - (l q)⁴ / (1 + l² q²)², while a constant curvature, however strong, moves
+    nothing. (Curvature flow would shrink a thin vessel.)
+    """
+    unit = max(spacing)
+    length = FAIRING * unit
+    for _ in range(FAIRING_PASSES):
+        band = make_band(phi, spacing, band_mm)
+        table, _ = band.graph()
+        bend = band.kappa[: band.core]
+        once = smooth_along_wall(bend, table, length, spacing)
+        twice = smooth_along_wall(once, table, length, spacing)
+        move = np.clip(length**2 * (twice - once), -MAX_STEP * unit, MAX_STEP * unit)
+        phi = moved_wall(band, move)
+    return phi
 
 
 def map_step(problem: Problem, state: State) -> State:
