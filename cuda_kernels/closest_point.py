@@ -12,7 +12,7 @@ from numba import njit, prange
 from .stencils import lagrange_weights, stencil_base
 
 OUTSIDE = np.int32(-1)
-MAX_NEWTON = 8
+MAX_NEWTON = 20
 ON_WALL = 1e-5  # |phi| / |grad phi| in units of the smallest spacing
 ALIGNED = 2e-3  # tangential residual, same unit: the distance error is its square times kappa / 2
 
