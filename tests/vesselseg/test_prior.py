@@ -299,7 +299,7 @@ def test_provenance_holds_no_path_of_the_machine():
         "weights": "/home/someone/nets/best.safetensors",
         "text": "read from '/data/a b/scan.nii.gz', then C:\\Users\\me\\x.nii",
         "rate": "3 m/s, 1/2",
-        "nested": [{"cache": "/tmp/cache/"}],
+        "nested": [{"cache": "/var/cache/"}],
         "bad": float("nan"),
         "count": np.int64(3),
     }
