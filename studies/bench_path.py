@@ -16,7 +16,7 @@ from typing import Any
 from vesselseg.pipeline import build_prior
 
 from vesselseg import device, phantoms
-from vesselseg.forward import ForwardModel, render_phantom
+from vesselseg.forward import ForwardModel, render
 from vesselseg.io.atomic import write_bytes
 
 RESULT = Path(__file__).parent / "results" / "bench_path.json"
@@ -47,7 +47,7 @@ def main() -> None:
     """Run, print and write."""
     shape = phantoms.make("tree", radius=6.0)
     grid = shape.grid(1.0, shape=SHAPE)
-    volume = render_phantom(shape, grid, ForwardModel(snr=6.0, psf_voxels=0.6), 0)
+    volume = render(shape.phi(grid), grid, ForwardModel(snr=6.0, psf_voxels=0.6), 0)
     first, second = run(volume), run(volume)
     result = {
         "shape": SHAPE,

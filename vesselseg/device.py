@@ -41,8 +41,8 @@ EXTRAS = {
     "test": ("pytest", "hypothesis", "coverage", "build"),
     "dev": ("ruff", "mypy", "pre-commit"),
 }
-FIXED_BYTES = 700 * 2**20  # the libraries themselves
-BYTES_PER_VOXEL = 500  # peak of the whole path beyond that
+FIXED_BYTES = 500 * 2**20  # interpreter and libraries
+BYTES_PER_VOXEL = 300  # peak of the whole path beyond that, see studies/bench_path.py
 NO_CUDA = "this version has no CUDA kernels"
 
 
