@@ -95,6 +95,8 @@ def _bars() -> Iterator[Progress]:
 
         def report(stage: str, fraction: float, message: str) -> None:
             if stage not in tasks:
+                for done in tasks.values():  # a stage may end before its last step
+                    bars.update(done, completed=1.0)
                 tasks[stage] = bars.add_task(stage, total=1.0, message=printable(message))
             bars.update(tasks[stage], completed=fraction, message=printable(message))
 
