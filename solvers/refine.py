@@ -18,6 +18,7 @@ from .step import FIRST_LENGTH, Problem, State, fair, map_step, posterior
 
 STEPS = {"map": map_step, "chan_vese": chan_vese_step}
 DEFAULT_SIGMA = 0.5  # s.d. of a start that states none, in largest spacings
+COARSEST_REST = 0.1  # voxels: longer steps are never taken for rest
 EARLIEST_STOP = 8  # steps: blur and prior are learnt before
 
 
@@ -110,9 +111,22 @@ def iterate(
         history.append({"step_rms_mm": state.rms_mm, "volume_mm3": volume, **dict(state.facts)})
         watch_volume(volume / first, n + 1, settings)
         progress("refine", (n + 1) / settings.iterations, f"step {state.rms_mm:.4f} mm rms")
-        if state.rms_mm < settings.tolerance * problem.unit and n + 1 >= EARLIEST_STOP:
-            return state, StopReason.CONVERGED, history
+        steps = [row["step_rms_mm"] / problem.unit for row in history]
+        if (reason := at_rest(steps, settings.tolerance)) is not None:
+            return state, reason, history
     return state, StopReason.STEP_LIMIT, history
+
+
+def at_rest(steps: list[float], tolerance: float) -> StopReason | None:
+    """Judge the steps so far, in voxels: short enough, or no longer shrinking and below a tenth."""
+    if len(steps) < EARLIEST_STOP:
+        return None
+    if steps[-1] < tolerance:
+        return StopReason.CONVERGED
+    recent, before = min(steps[-3:]), min(steps[-6:-3])
+    if recent > 0.9 * before and recent < COARSEST_REST:
+        return StopReason.RESOLUTION
+    return None
 
 
 def volume_mm(phi: NDArray, spacing: tuple[float, ...]) -> float:

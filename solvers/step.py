@@ -30,6 +30,8 @@ EVIDENCE_SLACK = 0.05  # of the Occam term: the accuracy of its flat-wall form
 LENGTHS = (3.0, 4.5, 7.0, 10.0, 14.0)  # candidates for the prior, in largest spacings
 SCALES = (0.5, 1.0)
 FAIRING, FAIRING_PASSES = 3.0, 2  # length of the filter that removes the start's roughness
+REACH = 3.0  # of the start's s.d.: the wall moves no further, so it cannot crawl along a neighbour
+TRIM = 0.05  # of the wall, at tips and creases, may still move when the wall is said to rest
 SIGMA_FLOOR = 0.02  # of the wall position, in largest spacings: the redistancer's and model's own
 
 
@@ -99,14 +101,24 @@ def map_step(problem: Problem, state: State) -> State:
         state = learn_prior(problem, state, band, look, data, table, moved)
     prior = wall_prior(problem, band, state)
     total = solve_displacement(data, prior, table, problem.spacing, band.area_mm, moved)
+    reach = REACH * prior.sigma_mm / state.scale
     limit = MAX_STEP * problem.unit
-    step = np.clip(total - moved, -limit, limit)
+    step = np.clip(np.clip(total, -reach, reach) - moved, -limit, limit)
     near = np.abs(band.phi_mm[: band.core]) < 0.5 * problem.unit
-    rms = float(np.sqrt(np.mean(step[near] ** 2)))
     facts = (("noise", look.noise), ("contrast", float(np.median(np.abs(look.contrast)))))
     return replace(
-        state, phi=moved_wall(band, step), steps=state.steps + 1, rms_mm=rms, facts=facts
+        state,
+        phi=moved_wall(band, step),
+        steps=state.steps + 1,
+        rms_mm=trimmed_rms(step[near]),
+        facts=facts,
     )
+
+
+def trimmed_rms(step: NDArray) -> float:
+    """Root mean square of all but the largest steps."""
+    squares = np.sort(step**2)
+    return float(np.sqrt(np.mean(squares[: max(int(len(squares) * (1.0 - TRIM)), 1)])))
 
 
 def observe(problem: Problem, band: Band, psf: float) -> Appearance:

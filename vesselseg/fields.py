@@ -155,7 +155,7 @@ class StopReason(enum.StrEnum):
     """Why a refinement ended."""
 
     CONVERGED = "converged"
-    DISCREPANCY = "discrepancy reached"
+    RESOLUTION = "steps no longer shrink, below a tenth of a voxel"
     STEP_LIMIT = "step limit"
 
 
