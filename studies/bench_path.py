@@ -13,11 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vesselseg.pipeline import build_prior
-
 from vesselseg import device, phantoms
 from vesselseg.forward import ForwardModel, render
 from vesselseg.io.atomic import write_bytes
+from vesselseg.pipeline import build_prior
 
 RESULT = Path(__file__).parent / "results" / "bench_path.json"
 SHAPE = (128, 128, 128)

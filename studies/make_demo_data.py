@@ -16,6 +16,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+
 from vesselseg.io.atomic import write_bytes
 
 DATA = Path(__file__).parent.parent / "vesselseg" / "data"

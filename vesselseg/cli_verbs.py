@@ -21,7 +21,7 @@ HDF5 = {".h5", ".hdf5", ".vtkhdf"}
 OPEN_WITH = "pyvista.read(file, force_ext='.vtkhdf')"
 
 
-def demo(terminal: Terminal, options: Options) -> None:
+def demo(terminal: Terminal, options: Options) -> int:
     """Run the bundled carotid scan and a phantom with known truth."""
     from . import demo as example
 
@@ -35,6 +35,9 @@ def demo(terminal: Terminal, options: Options) -> None:
         )
     terminal.warn(result["warnings"])
     show(result, options.json, lambda: example.table(result))
+    if not result["ok"]:
+        terminal.error(DataError("a prior does not pass its check", path=options.output))
+    return 0 if result["ok"] else DataError.exit_code
 
 
 def prior(terminal: Terminal, options: Options) -> None:
