@@ -221,6 +221,11 @@ def predict(
     return logit, np.clip(sdf, -FAR, FAR), variance
 
 
+def thread_count() -> int:
+    """Return the number of threads a network runs on."""
+    return torch.get_num_threads()
+
+
 def run_tile(model: Model, tile: Tensor, settings: SegmentSettings) -> Tensor:
     """Return logit, distance and variance ``(3, ...)`` of one tile, over all flips if asked."""
     low = nets.bf16_pays(settings.device) if settings.bf16 is None else settings.bf16

@@ -16,11 +16,11 @@ import numpy as np
 from pydantic import Field
 
 from . import __version__
-from .config import Settings
+from .config import Settings, build
 from .device import choose
 from .errors import DataError
 from .fields import LevelSet, Probability, Progress, Volume, silent
-from .infer import SegmentSettings, segment
+from .infer import SegmentSettings, segment, thread_count
 from .prior import BoundaryPrior, PriorSettings
 from .solvers.redistancing import redistance
 from .solvers.refine import refine
@@ -153,7 +153,8 @@ def train(
         Continue from the last checkpoint; bitwise on the CPU.
     """
     if synth is None:
-        synth = SynthSettings(shape=(64,) * config.dims, channels=config.in_channels)
+        patch = {"shape": (64,) * config.dims, "channels": config.in_channels}
+        synth = build(SynthSettings, patch)
     source = functools.partial(case, settings=synth)
     return fit(config, source, Path(output), progress=progress, resume=resume)
 
@@ -174,6 +175,5 @@ def _version(package: str) -> str:
 
 def _threads() -> dict[str, int]:
     import numba
-    import torch
 
-    return {"numba": numba.get_num_threads(), "torch": torch.get_num_threads()}
+    return {"numba": numba.get_num_threads(), "torch": thread_count()}
