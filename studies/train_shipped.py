@@ -58,7 +58,7 @@ SIZES = {3: "base", 2: "wide"}
 PHASES = {
     3: (
         Phase("small", 48, seed=1, steps=1800, batch=2, lr=3e-3, final_lr=0.3),
-        Phase("large", 64, seed=2, steps=450, batch=2, lr=1e-3, final_lr=0.01),
+        Phase("large", 64, seed=2, steps=600, batch=2, lr=1e-3, final_lr=0.01),
     ),
     2: (
         Phase("small", 96, seed=1, steps=1000, batch=6, lr=3e-3, final_lr=0.3),
