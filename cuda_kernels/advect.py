@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from .stencils import eno2_pair, lower_upper, upwind_sq, weno5_pair
+from .stencils import Array, Pair, eno2_pair, lower_upper, upwind_sq, weno5_pair
 
 
-@njit
-def _pair(phi, k, j, i, axis, order, h):
+@njit()
+def _pair(phi: Array, k: int, j: int, i: int, axis: int, order: int, h: float) -> Pair:
     nz, ny, nx = phi.shape
     n = nz if axis == 0 else (ny if axis == 1 else nx)
     c = k if axis == 0 else (j if axis == 1 else i)
@@ -39,8 +39,8 @@ def _pair(phi, k, j, i, axis, order, h):
     return weno5_pair(m3, m2, m1, here, p1, p2, p3, h)
 
 
-@njit
-def curvature(phi, k, j, i, hz, hy, hx):
+@njit()
+def curvature(phi: Array, k: int, j: int, i: int, hz: float, hy: float, hx: float) -> Pair:
     """Mean curvature κ = div n and |∇phi| by the 19-point central formula; κ capped at 2/h."""
     nz, ny, nx = phi.shape
     ka, kb = lower_upper(nz, k, 1)
@@ -71,7 +71,22 @@ def curvature(phi, k, j, i, hz, hy, hx):
 
 
 @njit(parallel=True, cache=True)
-def advect_stage(phi, speed, velocity, bend, base, active, out, dt, ca, cb, order, hz, hy, hx):
+def advect_stage(
+    phi: Array,
+    speed: Array,
+    velocity: Array,
+    bend: float,
+    base: Array,
+    active: Array,
+    out: Array,
+    dt: float,
+    ca: float,
+    cb: float,
+    order: int,
+    hz: float,
+    hy: float,
+    hx: float,
+) -> None:
     """Write out = ca base + cb (phi + dt rate(phi)) at active voxels, phi elsewhere.
 
     ``speed`` (nz, ny, nx) and ``velocity`` (nz, ny, nx, 3: x, y, z) may have zero size: absent.

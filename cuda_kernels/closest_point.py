@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from .stencils import lagrange_weights, stencil_base
+from .stencils import Array, lagrange_weights, stencil_base
 
 OUTSIDE = np.int32(-1)
 MAX_NEWTON = 20
@@ -17,13 +17,17 @@ ON_WALL = 1e-5  # |phi| / |grad phi| in units of the smallest spacing
 ALIGNED = 2e-3  # tangential residual, same unit: the distance error is its square times kappa / 2
 
 
-@njit
-def _cubic4(w0, w1, w2, w3, a, b, c, d):
+@njit()
+def _cubic4(
+    w0: float, w1: float, w2: float, w3: float, a: float, b: float, c: float, d: float
+) -> float:
     return (w0 * a + w3 * d) + (w1 * b + w2 * c)
 
 
-@njit
-def tricubic(phi, z, y, x, hz, hy, hx):
+@njit()
+def tricubic(
+    phi: Array, z: float, y: float, x: float, hz: float, hy: float, hx: float
+) -> tuple[float, float, float, float]:
     """Value and gradient (per mm) of the tricubic Lagrange interpolant at an index point."""
     nz, ny, nx = phi.shape
     i, t = stencil_base(x, nx)
@@ -63,8 +67,19 @@ def tricubic(phi, z, y, x, hz, hy, hx):
     return value, dz / hz, dy / hy, dx / hx
 
 
-@njit
-def project(phi, vz, vy, vx, pz, py, px, hz, hy, hx):
+@njit()
+def project(
+    phi: Array,
+    vz: float,
+    vy: float,
+    vx: float,
+    pz: float,
+    py: float,
+    px: float,
+    hz: float,
+    hy: float,
+    hx: float,
+) -> tuple[float, float, float, float, bool]:
     """Closest point of the wall to voxel v, started at p.
 
     A Newton step onto the wall and a tangential step towards v at once; the tangential step is
@@ -123,7 +138,7 @@ def project(phi, vz, vy, vx, pz, py, px, hz, hy, hx):
 
 
 @njit(cache=True)
-def find_interface(phi, label):
+def find_interface(phi: Array, label: Array) -> Array:
     """Label the voxels beside a sign change 0, 1, ... in memory order; return their indices."""
     nz, ny, nx = phi.shape
     count = 0
@@ -152,8 +167,10 @@ def find_interface(phi, label):
     return index
 
 
-@njit
-def _crossing(phi, k, j, i, hz, hy, hx):
+@njit()
+def _crossing(
+    phi: Array, k: int, j: int, i: int, hz: float, hy: float, hx: float
+) -> tuple[float, float, float, float]:
     """Nearest linear wall crossing on the six grid edges at a voxel, and the plane through them."""
     nz, ny, nx = phi.shape
     here = phi[k, j, i]
@@ -189,7 +206,9 @@ def _crossing(phi, k, j, i, hz, hy, hx):
 
 
 @njit(parallel=True, cache=True)
-def seed_closest(phi, index, cp, distance, hz, hy, hx):
+def seed_closest(
+    phi: Array, index: Array, cp: Array, distance: Array, hz: float, hy: float, hx: float
+) -> int:
     """Closest points of the voxels beside the wall; the number that fell back to an edge."""
     failed = 0
     for n in prange(index.shape[0]):
@@ -214,7 +233,9 @@ def seed_closest(phi, index, cp, distance, hz, hy, hx):
 
 
 @njit(cache=True)
-def next_layer(label, index, distance, first, last, band):
+def next_layer(
+    label: Array, index: Array, distance: Array, first: int, last: int, band: float
+) -> Array:
     """Label and list the unknown 26-neighbours of those entries first..last within the band."""
     nz, ny, nx = label.shape
     capacity = max(1024, 4 * (last - first))
@@ -240,8 +261,10 @@ def next_layer(label, index, distance, first, last, band):
     return found[:count].copy()
 
 
-@njit
-def _nearest_candidate(label, cp, k, j, i, limit, hz, hy, hx):
+@njit()
+def _nearest_candidate(
+    label: Array, cp: Array, k: int, j: int, i: int, limit: int, hz: float, hy: float, hx: float
+) -> tuple[int, float]:
     """Known closest point of the 26 neighbours that lies nearest to a voxel."""
     nz, ny, nx = label.shape
     best = np.inf
@@ -264,7 +287,18 @@ def _nearest_candidate(label, cp, k, j, i, limit, hz, hy, hx):
 
 
 @njit(parallel=True, cache=True)
-def grow_closest(phi, label, index, cp, distance, first, last, hz, hy, hx):
+def grow_closest(
+    phi: Array,
+    label: Array,
+    index: Array,
+    cp: Array,
+    distance: Array,
+    first: int,
+    last: int,
+    hz: float,
+    hy: float,
+    hx: float,
+) -> None:
     """Closest points of list entries first..last from those of the entries before first."""
     for n in prange(first, last):
         k = index[n, 0]
@@ -287,7 +321,18 @@ def grow_closest(phi, label, index, cp, distance, first, last, hz, hy, hx):
 
 
 @njit(parallel=True, cache=True)
-def correct_closest(phi, label, index, cp, distance, new_cp, new_distance, hz, hy, hx):
+def correct_closest(
+    phi: Array,
+    label: Array,
+    index: Array,
+    cp: Array,
+    distance: Array,
+    new_cp: Array,
+    new_distance: Array,
+    hz: float,
+    hy: float,
+    hx: float,
+) -> int:
     """One Jacobi pass: take a neighbour's closest point where it is nearer; number of changes."""
     changed = 0
     total = index.shape[0]
@@ -318,7 +363,7 @@ def correct_closest(phi, label, index, cp, distance, new_cp, new_distance, hz, h
 
 
 @njit(cache=True)
-def scatter_distance(phi, index, distance, band, out):
+def scatter_distance(phi: Array, index: Array, distance: Array, band: float, out: Array) -> None:
     """Write signed distances, clamped to the band, into out; the sign is that of phi."""
     nz, ny, nx = phi.shape
     for k in range(nz):
@@ -339,7 +384,7 @@ def scatter_distance(phi, index, distance, band, out):
 
 
 @njit(parallel=True, cache=True)
-def sample_at(values, cp, out):
+def sample_at(values: Array, cp: Array, out: Array) -> None:
     """Trilinear samples of a field at closest points: constant extension along normals."""
     nz, ny, nx = values.shape
     for n in prange(cp.shape[0]):

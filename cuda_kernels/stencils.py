@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+Pair: TypeAlias = tuple[float, float]
 
 WENO_EPSILON = 1.2e-5  # times h² per axis: smaller values give 0/0 on linear float32 data
 
 
-@njit
-def lower_upper(n, i, w):
+@njit()
+def lower_upper(n: int, i: int, w: int) -> tuple[int, int]:
     """Return the clamped neighbours i - w and i + w on an axis of n samples."""
     return max(i - w, 0), min(i + w, n - 1)
 
 
-@njit
-def weno5(a, b, c, d, e, epsilon):
+@njit()
+def weno5(a: float, b: float, c: float, d: float, e: float, epsilon: float) -> float:
     """Fifth-order HJ-WENO derivative from five one-sided differences (Jiang & Peng 2000, §3)."""
     s0 = 13.0 / 12.0 * (a - 2.0 * b + c) ** 2 + 0.25 * (a - 4.0 * b + 3.0 * c) ** 2
     s1 = 13.0 / 12.0 * (b - 2.0 * c + d) ** 2 + 0.25 * (b - d) ** 2
@@ -29,8 +35,10 @@ def weno5(a, b, c, d, e, epsilon):
     return (w0 * p0 + w1 * p1 + w2 * p2) / (w0 + w1 + w2)
 
 
-@njit
-def weno5_pair(m3, m2, m1, c0, p1, p2, p3, h):
+@njit()
+def weno5_pair(
+    m3: float, m2: float, m1: float, c0: float, p1: float, p2: float, p3: float, h: float
+) -> Pair:
     """Left and right WENO5 derivatives of seven samples with spacing h."""
     g = 1.0 / h
     d0 = (m2 - m3) * g
@@ -45,16 +53,16 @@ def weno5_pair(m3, m2, m1, c0, p1, p2, p3, h):
     return left, right
 
 
-@njit
-def minmod(a, b):
+@njit()
+def minmod(a: float, b: float) -> float:
     """Return the argument of smaller magnitude if both have one sign, else zero."""
     if (a > 0.0) == (b > 0.0):
         return a if abs(a) < abs(b) else b
     return 0.0 * a
 
 
-@njit
-def eno2_pair(m2, m1, c0, p1, p2, h):
+@njit()
+def eno2_pair(m2: float, m1: float, c0: float, p1: float, p2: float, h: float) -> Pair:
     """Left and right second-order ENO derivatives of five samples with spacing h."""
     g = 1.0 / h
     middle = (m1 - 2.0 * c0 + p1) * g
@@ -63,8 +71,8 @@ def eno2_pair(m2, m1, c0, p1, p2, h):
     return left, right
 
 
-@njit
-def upwind_sq(left, right, outward):
+@njit()
+def upwind_sq(left: float, right: float, outward: bool) -> float:
     """Godunov's squared derivative of |grad phi| for a front moving outward or inward."""
     if outward:
         a = max(left, 0.0)
@@ -75,8 +83,8 @@ def upwind_sq(left, right, outward):
     return max(a * a, b * b)
 
 
-@njit
-def lagrange_weights(t):
+@njit()
+def lagrange_weights(t: float) -> tuple[float, ...]:
     """Weights of the cubic through samples -1, 0, 1, 2 at t, and of its derivative."""
     u = 1.0 - t
     w0 = -t * u * (1.0 + u) / 6.0
@@ -90,8 +98,8 @@ def lagrange_weights(t):
     return w0, w1, w2, w3, d0, d1, d2, d3
 
 
-@njit
-def stencil_base(x, n):
+@njit()
+def stencil_base(x: float, n: int) -> tuple[int, float]:
     """First sample and local coordinate of the four-sample stencil, shifted inside the axis."""
     i = int(np.floor(x)) - 1
     i = max(min(i, n - 4), 0)

@@ -8,14 +8,16 @@ import numpy as np
 from numba import njit, prange
 
 from .advect import curvature
-from .stencils import lower_upper
+from .stencils import Array, lower_upper
 
 ROOT_TWO_PI = math.sqrt(2.0 * math.pi)
 SAME_WALL = 0.3  # cosine between normals below which two neighbours lie on different walls
 
 
 @njit(parallel=True, cache=True)
-def wall_geometry(phi, index, normal, kappa, hz, hy, hx):
+def wall_geometry(
+    phi: Array, index: Array, normal: Array, kappa: Array, hz: float, hy: float, hx: float
+) -> None:
     """Write unit normals (n, 3: z, y, x) and mean curvature of phi at listed voxels."""
     nz, ny, nx = phi.shape
     for n in prange(index.shape[0]):
@@ -36,7 +38,17 @@ def wall_geometry(phi, index, normal, kappa, hz, hy, hx):
 
 
 @njit(parallel=True, cache=True)
-def blurred_occupancy(phi, normal, kappa, psf, inside, slope, hz, hy, hx):
+def blurred_occupancy(
+    phi: Array,
+    normal: Array,
+    kappa: Array,
+    psf: float,
+    inside: Array,
+    slope: Array,
+    hz: float,
+    hy: float,
+    hx: float,
+) -> None:
     """Write the blurred lumen fraction P and dP/d(outward displacement) of listed voxels.
 
     P = Φ(-(phi + s² κ / 2) / s): a Gaussian blur of s.d. s along the normal of a wall with mean
@@ -56,7 +68,7 @@ def blurred_occupancy(phi, normal, kappa, psf, inside, slope, hz, hy, hx):
 
 
 @njit(parallel=True, cache=True)
-def wall_neighbours(label, index, normal, table):
+def wall_neighbours(label: Array, index: Array, normal: Array, table: Array) -> None:
     """Write the list entries of the six face neighbours on the same wall, -1 elsewhere."""
     nz, ny, nx = label.shape
     for n in prange(index.shape[0]):
@@ -83,7 +95,7 @@ def wall_neighbours(label, index, normal, table):
 
 
 @njit(parallel=True, cache=True)
-def screened(table, values, out, az, ay, ax):
+def screened(table: Array, values: Array, out: Array, az: float, ay: float, ax: float) -> None:
     """Write out = (1 - l² Lap) values with zero flux; az = l²/hz² and so on."""
     for n in prange(values.shape[0]):
         here = values[n]
@@ -97,7 +109,7 @@ def screened(table, values, out, az, ay, ax):
 
 
 @njit(parallel=True, cache=True)
-def shift_wall(phi, index, displacement, out):
+def shift_wall(phi: Array, index: Array, displacement: Array, out: Array) -> None:
     """Write out = phi - displacement at listed voxels: the wall moves outward by it."""
     for n in prange(index.shape[0]):
         k = index[n, 0]
@@ -107,14 +119,16 @@ def shift_wall(phi, index, displacement, out):
 
 
 @njit(cache=True)
-def scatter(index, values, out):
+def scatter(index: Array, values: Array, out: Array) -> None:
     """Write listed values into a field."""
     for n in range(index.shape[0]):
         out[index[n, 0], index[n, 1], index[n, 2]] = values[n]
 
 
 @njit(cache=True)
-def block_sums(index, size, weight, inside, image, sums):
+def block_sums(
+    index: Array, size: Array, weight: Array, inside: Array, image: Array, sums: Array
+) -> None:
     """Add weighted moments (1, P, P², I, I P) of listed voxels into blocks of given size."""
     for n in range(index.shape[0]):
         k = index[n, 0] // size[0]
@@ -129,6 +143,6 @@ def block_sums(index, size, weight, inside, image, sums):
         sums[4, k, j, i] += w * image[n] * p
 
 
-def gather(index: np.ndarray, values: np.ndarray) -> np.ndarray:
+def gather(index: Array, values: Array) -> Array:
     """Return the listed voxels of a field."""
-    return values[index[:, 0], index[:, 1], index[:, 2]]
+    return np.asarray(values[index[:, 0], index[:, 1], index[:, 2]])

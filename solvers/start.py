@@ -34,6 +34,7 @@ def level_set_from_probability(
     raw = probability.phi_mm if probability.phi_mm is not None else -logit(probability.values)
     band = BAND * grid.h_max if band_mm is None else band_mm
     phi = redistance(raw, grid.spacing_mm, band_mm=band)
+    sigma: NDArray[np.floating]
     if probability.sigma_mm is not None:
         sigma = probability.sigma_mm
     elif probability.soft:
@@ -53,4 +54,4 @@ def logit(p: NDArray) -> NDArray[np.float32]:
 def _slope(raw: NDArray, grid: Grid) -> NDArray[np.float64]:
     """|grad| of the logit per mm; plateaus of clipped values keep a zero slope."""
     gradient = np.gradient(raw.astype(np.float64), *grid.spacing_mm)
-    return np.sqrt(sum(g * g for g in gradient))
+    return np.asarray(np.sqrt(sum(g * g for g in gradient)))
