@@ -23,7 +23,7 @@ from skimage.filters import threshold_otsu
 from vesselseg import metrics, nets, synth
 from vesselseg.fields import Case, Probability, Volume
 from vesselseg.grid import Grid
-from vesselseg.infer import SegmentSettings, segment
+from vesselseg.infer import SIGMA_FLOOR, SegmentSettings, segment
 from vesselseg.io.atomic import write_bytes
 
 SNRS = (3.0, 6.0, 12.0, 24.0)
@@ -75,7 +75,10 @@ def measure(case: Case, result: Probability) -> dict[str, float]:
 
 
 def calibrate(model: Path, dims: int) -> dict[str, float]:
-    """Fit temperature and sigma scale of weights whose card says one for both."""
+    """Fit temperature, sigma scale and power of weights whose card says one for all.
+
+    The power is that of largest likelihood, the scale the one that covers best.
+    """
     distance, inside, error, sigma = [], [], [], []
     for _, case in cases("train", dims):
         result = predict(case, model)
@@ -90,20 +93,24 @@ def calibrate(model: Path, dims: int) -> dict[str, float]:
         error.append(miss[kept])
         sigma.append(metrics.sample(result.sigma_mm.astype(float), wall.index)[kept])
     x, y = np.concatenate(distance).astype(float), np.concatenate(inside)
-    z = np.concatenate(error) / np.concatenate(sigma)
+    e, s = np.concatenate(error), np.maximum(np.concatenate(sigma), SIGMA_FLOOR)
 
     def surprise(temperature: float) -> float:
         return float(np.mean(np.logaddexp(0.0, np.where(y, 2.0, -2.0) * temperature * x)))
 
-    def gap(scale: float) -> float:
-        return sum((np.mean(z <= k * scale) - special.erf(k / 2**0.5)) ** 2 for k in (1, 2))
+    def unlikely(logs: NDArray[np.floating]) -> float:
+        z = e * np.exp(-logs[0]) * s ** -logs[1]
+        return float(np.mean(0.5 * z**2 + logs[0] + logs[1] * np.log(s)))
+
+    def uncovered(scale: float) -> float:
+        z = e / (scale * s**power)
+        return sum((np.mean(z <= k) - special.erf(k / 2**0.5)) ** 2 for k in (1, 2))
 
     temperature = optimize.minimize_scalar(surprise, bounds=(0.2, 4.0), method="bounded").x
-    scales = np.linspace(0.2, 4.0, 381)
-    return {
-        "temperature": round(float(temperature), 4),
-        "sigma_scale": round(float(min(scales, key=gap)), 4),
-    }
+    power = float(optimize.minimize(unlikely, [0.0, 1.0], method="Nelder-Mead").x[1])
+    scale = min(np.linspace(0.2, 3.0, 281), key=uncovered)
+    found = {"temperature": temperature, "sigma_scale": scale, "sigma_power": power}
+    return {name: round(float(value), 4) for name, value in found.items()}
 
 
 def interval(values: NDArray[np.floating], of: Callable[..., Any] = np.nanmedian) -> list[float]:

@@ -13,27 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import nibabel as nib
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import ndimage
 from torch import Tensor
 
 from . import nets
 from .config import Settings
 from .errors import CheckpointError, DataError
 from .fields import Probability, Progress, Volume, silent
-from .grid import Grid
 from .nets import checkpoint
 from .nets.tiles import MIN_SIZE, STRIDE, gaussian, pad, plan
+from .nets.working import working_grid
 
 Floats = NDArray[np.float32]
 
 SIGMA_FLOOR = 0.05  # voxels of the working grid
 FAR = 4.0  # voxels: the networks know no larger distance
-SAME = 1e-3  # relative difference of spacings that needs no resampling
 
 
 class SegmentSettings(Settings):
@@ -57,45 +54,16 @@ class SegmentSettings(Settings):
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A network with its calibration, ready to run."""
+    """A network with its calibration, ready to run.
+
+    In voxels: p = sigmoid(-2 T sdf), s.d. of the wall = scale * (s.d. of the head) ** power.
+    """
 
     net: torch.nn.Module
     temperature: float
     sigma_scale: float
+    sigma_power: float
     model_id: str
-
-
-@dataclass(frozen=True, eq=False)
-class WorkingGrid:
-    """How the scan's array relates to the isotropic one: turn, then scale each axis.
-
-    Parameters
-    ----------
-    order : tuple of int
-        Axes of the scan in working order.
-    flips : tuple of int
-        Working axes that run against the scan's.
-    step : (ndim,) float64
-        Working voxel in voxels of the turned scan.
-    shape : tuple of int
-    voxel_mm : float
-    """
-
-    order: tuple[int, ...]
-    flips: tuple[int, ...]
-    step: NDArray[np.float64]
-    shape: tuple[int, ...]
-    voxel_mm: float
-
-    def to_working(self, values: Floats) -> Floats:
-        """Resample an array of the scan, linearly and only where the voxels differ."""
-        turned = np.flip(values.transpose(self.order), self.flips)
-        return resample(turned, self.step, self.shape)
-
-    def to_scan(self, values: Floats, shape: tuple[int, ...]) -> Floats:
-        """Resample an array of the working grid back to the scan."""
-        turned = resample(values, 1.0 / self.step, tuple(shape[a] for a in self.order))
-        return np.flip(turned, self.flips).transpose(np.argsort(self.order))
 
 
 def segment(
@@ -134,14 +102,14 @@ def segment(
     loaded = load_model(model or checkpoint.shipped(ndim), ndim, settings.device)
     if volume.values.min() == volume.values.max():
         raise DataError("image has no contrast", path=volume.name, found="all voxels equal")
-    work, notes = working_grid(volume.grid, settings)
+    work, notes = working_grid(volume.grid, settings.voxel_mm, settings.max_voxels)
     image = work.to_working(volume.values)
     signs = {"bright": (False,), "dark": (True,), "auto": (False, True)}[settings.polarity]
     runs = [predict(loaded, nets.normalise(image, dark), settings, progress) for dark in signs]
     _, sdf, variance = max(runs, key=evidence)
     h, shape = work.voxel_mm, volume.grid.shape_kji
     distance = work.to_scan(sdf, shape)
-    sigma = np.sqrt(work.to_scan(variance, shape)) * loaded.sigma_scale
+    sigma = loaded.sigma_scale * work.to_scan(variance, shape) ** (0.5 * loaded.sigma_power)
     return Probability(
         values=probability(distance, loaded.temperature),
         grid=volume.grid,
@@ -164,39 +132,9 @@ def load_model(path: str | Path, dims: int, device: str) -> Model:
             need=f"{dims}-D, 1 channel, 1 class",
         )
     calibration = read.card.get("calibration", {})
-    temperature, scale = (float(calibration.get(k, 1.0)) for k in ("temperature", "sigma_scale"))
-    return Model(checkpoint.network(read).to(device), temperature, scale, read.model_id)
-
-
-def working_grid(grid: Grid, settings: SegmentSettings) -> tuple[WorkingGrid, tuple[str, ...]]:
-    """Choose the isotropic grid: closest RAS axes, finest spacing, coarser only for memory."""
-    n, spacing = grid.ndim, np.array(grid.spacing_mm)
-    order, flips = tuple(range(n)), tuple[int, ...]()
-    if n == 3:
-        axes = nib.orientations.io_orientation(grid.affine)  # rows i, j, k: (world axis, sign)
-        array = {int(world): 2 - i for i, (world, _) in enumerate(axes)}
-        order = tuple(array[world] for world in (2, 1, 0))
-        signs = {2 - i: sign for i, (_, sign) in enumerate(axes)}
-        flips = tuple(a for a, old in enumerate(order) if signs[old] < 0)
-    spacing = spacing[list(order)]
-    extent = (np.array(grid.shape_kji)[list(order)] - 1) * spacing
-    h, notes = settings.voxel_mm or grid.h_min, tuple[str, ...]()
-    while np.prod(extent / h + 1) > settings.max_voxels:
-        h *= 1.02
-        notes = (f"network ran on {h:.3g} mm voxels to save memory",)
-    step = np.where(np.abs(h / spacing - 1) < SAME, 1.0, h / spacing)
-    shape = tuple(int(m) for m in np.ceil(extent / (step * spacing) - SAME) + 1)
-    return WorkingGrid(order, flips, step, shape, h), notes
-
-
-def resample(values: Floats, step: NDArray[np.float64], shape: tuple[int, ...]) -> Floats:
-    """Sample at ``step * index``, linearly; the border value holds beyond the end."""
-    if np.all(step == 1.0) and values.shape == shape:
-        return np.ascontiguousarray(values)
-    return np.asarray(
-        ndimage.affine_transform(values, step, output_shape=shape, order=1, mode="nearest"),
-        dtype=np.float32,
-    )
+    keys = ("temperature", "sigma_scale", "sigma_power")
+    t, scale, power = (float(calibration.get(k, 1.0)) for k in keys)
+    return Model(checkpoint.network(read).to(device), t, scale, power, read.model_id)
 
 
 @torch.inference_mode()

@@ -268,7 +268,7 @@ def card(config: TrainConfig, state: State) -> dict[str, Any]:
     """Return the sidecar's facts about the run."""
     return {
         "architecture": config.architecture,
-        "calibration": {"temperature": 1.0, "sigma_scale": 1.0},
+        "calibration": {"temperature": 1.0, "sigma_scale": 1.0, "sigma_power": 1.0},
         "config": config.model_dump(),
         "config_digest": config.digest,
         "step": state.step,

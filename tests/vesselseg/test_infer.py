@@ -52,8 +52,8 @@ def weights(tmp_path_factory):
 def as_model(monkeypatch):
     """Put a module in the place of the weights."""
 
-    def put(net, temperature=1.0, scale=1.0):
-        model = infer.Model(net, temperature, scale, "fake")
+    def put(net, temperature=1.0, scale=1.0, power=1.0):
+        model = infer.Model(net, temperature, scale, power, "fake")
         monkeypatch.setattr(infer, "load_model", lambda *_: model)
         monkeypatch.setattr(checkpoint, "shipped", lambda _: "fake.json")
 
@@ -114,14 +114,14 @@ def test_any_size_works(shape, weights):
 
 def test_phi_is_in_mm_and_calibration_is_applied(as_model):
     grid = Grid.from_spacing((20, 20, 20), 0.5)
-    as_model(Threshold(), temperature=0.7, scale=0.6)
+    as_model(Threshold(), temperature=0.7, scale=0.6, power=2.0)
     result = segment(ball(grid, radius=3.0))
     sdf = 2.0 - 4.0 * nets.normalise(ball(grid, radius=3.0).values)
     np.testing.assert_allclose(result.phi_mm, 0.5 * sdf, atol=0.02)  # bfloat16 of ±2
     np.testing.assert_allclose(
         result.values, 1 / (1 + np.exp(2 * 0.7 * result.phi_mm / 0.5)), atol=1e-5
     )
-    np.testing.assert_allclose(result.sigma_mm, 0.5 * 0.6 * 0.5, rtol=0.01)
+    np.testing.assert_allclose(result.sigma_mm, 0.5 * 0.6 * 0.5**2, rtol=0.02)
 
 
 def test_no_standard_deviation_is_below_the_floor(as_model):
