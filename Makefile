@@ -15,7 +15,7 @@ test: .venv/.test
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --output-format concise .
 	$(BIN)/mypy vesselseg
 
 bench: .venv/.core
