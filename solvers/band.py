@@ -68,9 +68,10 @@ def make_band(phi: NDArray, spacing: tuple[float, ...], band_mm: float) -> Band:
     far = band_mm + 2.0 * max(spacing)
     cp_kernels.scatter_distance(phi, found.index_kji, found.distance_mm, far, field)
     core_mm = CORE * max(spacing)
-    within = found.distance_mm <= band_mm
-    order = np.flatnonzero(within)
-    order = order[np.argsort(found.distance_mm[order] > core_mm, kind="stable")]
+    order = np.flatnonzero(found.distance_mm <= band_mm)
+    # Memory order within core and rest: neighbours in space are neighbours in the list.
+    flat = np.ravel_multi_index(tuple(found.index_kji[order].T), phi.shape)
+    order = order[np.lexsort((flat, found.distance_mm[order] > core_mm))]
     found = ClosestPoints(
         found.index_kji[order], found.points[order], found.distance_mm[order], spacing
     )
