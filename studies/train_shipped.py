@@ -54,15 +54,15 @@ class Phase:
     final_lr: float
 
 
-SIZES = {3: "base", 2: "wide"}
+SIZES = {3: "base", 2: "base"}
 PHASES = {
     3: (
         Phase("small", 48, seed=1, steps=1800, batch=2, lr=3e-3, final_lr=0.3),
         Phase("large", 64, seed=2, steps=600, batch=2, lr=1e-3, final_lr=0.01),
     ),
     2: (
-        Phase("small", 96, seed=1, steps=1000, batch=6, lr=3e-3, final_lr=0.3),
-        Phase("large", 160, seed=2, steps=250, batch=4, lr=1e-3, final_lr=0.01),
+        Phase("small", 96, seed=1, steps=1500, batch=8, lr=3e-3, final_lr=0.3),
+        Phase("large", 160, seed=2, steps=300, batch=6, lr=1e-3, final_lr=0.01),
     ),
 }
 
