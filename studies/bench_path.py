@@ -1,7 +1,7 @@
 """Time each stage of the path on a 128³ scan, and its memory.
 
-``python studies/bench_path.py`` renders a vessel tree, runs the path twice in one process - the
-first run compiles - and writes ``studies/results/bench_path.json``.
+``python studies/bench_path.py`` renders a bifurcation of 10 voxels radius, runs the path twice in
+one process - the first run compiles - and writes ``studies/results/bench_path.json``.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ def run(volume: Any) -> dict[str, float]:
     """Return the seconds of each stage as the progress reports tell them, and the total."""
     begin = last = time.perf_counter()
     seconds: dict[str, float] = {}
-    current = "start"
+    current = ""
 
     def report(stage: str, fraction: float, message: str) -> None:
         nonlocal last, current
         now = time.perf_counter()
+        current = current or stage  # what comes before the first report belongs to its stage
         seconds[current] = seconds.get(current, 0.0) + now - last
         last, current = now, stage
 
@@ -44,7 +45,7 @@ def run(volume: Any) -> dict[str, float]:
 
 def main() -> None:
     """Run, print and write."""
-    shape = phantoms.make("tree", radius=6.0)
+    shape = phantoms.make("bifurcation", radius=10.0)
     grid = shape.grid(1.0, shape=SHAPE)
     volume = render(shape.phi(grid), grid, ForwardModel(snr=6.0, psf_voxels=0.6), 0)
     first, second = run(volume), run(volume)
