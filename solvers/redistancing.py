@@ -14,6 +14,7 @@ from vesselseg.errors import ConfigError
 
 from .field import asfield, like_input, require_interface
 from .fmm import redistance_fmm
+from .reinitialisation import redistance_pde
 
 MAX_CORRECTIONS = 4
 
@@ -90,7 +91,8 @@ def redistance(
         Clamp to ± this distance; work is done there only. Default: the whole domain.
     method : {"closest-point", "pde", "fmm"}
         Closest points on the tricubic interpolant (Chopp 2001; Saye 2014); the reinitialisation
-        equation with a subcell fix (Russo & Smereka 2000; Min 2010); scikit-fmm.
+        equation with a subcell fix (Russo & Smereka 2000; du Chéné, Min & Gibou 2008), third
+        order but slower; scikit-fmm.
 
     Returns
     -------
@@ -133,4 +135,4 @@ def _at_least_four(phi: NDArray) -> NDArray:
     return np.pad(phi, short, mode="edge") if any(b for _, b in short) else phi
 
 
-METHODS = {"closest-point": _by_closest_point, "fmm": redistance_fmm}
+METHODS = {"closest-point": _by_closest_point, "pde": redistance_pde, "fmm": redistance_fmm}
