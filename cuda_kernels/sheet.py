@@ -6,16 +6,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from .stencils import Array
 
 
-@njit
+@njit()
 def _screened_at(table: Array, values: Array, n: int, scale: Array) -> float:
     here = values[n]
     total = here
@@ -23,10 +20,10 @@ def _screened_at(table: Array, values: Array, n: int, scale: Array) -> float:
         m = table[n, side]
         if m >= 0:
             total += scale[side // 2] * (here - values[m])
-    return total  # type: ignore[no-any-return]
+    return float(total)
 
 
-@njit
+@njit()
 def _diagonal_at(table: Array, n: int, scale: Array, squared: bool) -> float:
     links = 0.0
     squares = 0.0

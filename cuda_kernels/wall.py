@@ -95,20 +95,6 @@ def wall_neighbours(label: Array, index: Array, normal: Array, table: Array) -> 
 
 
 @njit(parallel=True, cache=True)
-def screened(table: Array, values: Array, out: Array, az: float, ay: float, ax: float) -> None:
-    """Write out = (1 - l² Lap) values with zero flux; az = l²/hz² and so on."""
-    for n in prange(values.shape[0]):
-        here = values[n]
-        total = here
-        for side in range(6):
-            m = table[n, side]
-            if m >= 0:
-                a = az if side < 2 else (ay if side < 4 else ax)
-                total += a * (here - values[m])
-        out[n] = total
-
-
-@njit(parallel=True, cache=True)
 def shift_wall(phi: Array, index: Array, displacement: Array, out: Array) -> None:
     """Write out = phi - displacement at listed voxels: the wall moves outward by it."""
     for n in prange(index.shape[0]):

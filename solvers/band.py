@@ -40,11 +40,6 @@ class Band:
         """Voxel size of the 3-D array, mm."""
         return self.points.spacing_mm
 
-    @property
-    def area_mm(self) -> float:
-        """Share of a core voxel in the wall's area, mm² (mm for a curve times the plane)."""
-        return float(np.prod(self.spacing)) / (2.0 * CORE * max(self.spacing))
-
     def graph(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Connect the core: neighbours along the wall, and the core voxel of each wall point.
 

@@ -60,6 +60,8 @@ def refine(
     problem = pose(level_set, volume, settings)
     state, reason, history = iterate(problem, progress)
     phi, sigma, estimates = posterior(problem, state)
+    if settings.energy != "map":
+        estimates["laplace"] = 0.0
     flat = volume.grid.ndim == 2
     return Refinement(
         LevelSet(phi[0] if flat else phi, volume.grid, problem.band_mm),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vesselseg.cuda_kernels import wall as kernels
 
 from .appearance import Appearance, blur_mm, estimate_psf, fit_appearance
-from .band import Band, make_band
+from .band import CORE, Band, make_band
 from .displacement import (
     Data,
     WallPrior,
@@ -51,6 +51,16 @@ class Problem:
     def unit(self) -> float:
         """Largest voxel size, mm."""
         return max(self.spacing[-self.wall_dims - 1 :])
+
+    @property
+    def voxel_mm(self) -> float:
+        """Volume of a voxel in mm³, area of a pixel in mm²."""
+        return float(np.prod(self.spacing[-self.wall_dims - 1 :]))
+
+    @property
+    def area_mm(self) -> float:
+        """Share of a core voxel in the wall's area in mm², or in its length in mm."""
+        return self.voxel_mm / (2.0 * CORE * self.unit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +110,7 @@ def map_step(problem: Problem, state: State) -> State:
     if state.steps == LEARN_PRIOR_AT:
         state = learn_prior(problem, state, band, look, data, table, moved)
     prior = wall_prior(problem, band, state)
-    total = solve_displacement(data, prior, table, problem.spacing, band.area_mm, moved)
+    total = solve_displacement(data, prior, table, problem.spacing, problem.area_mm, moved)
     reach = REACH * prior.sigma_mm / state.scale
     limit = MAX_STEP * problem.unit
     step = np.clip(np.clip(total, -reach, reach) - moved, -limit, limit)
@@ -141,11 +151,14 @@ def linearise(band: Band, look: Appearance, moved: NDArray, owner: NDArray) -> D
     own = np.maximum(owner, 0)
     jacobian = look.contrast * look.slope
     weighted = np.where(owner >= 0, look.weight * jacobian / look.noise**2, 0.0)
-    sums = [
-        np.bincount(own, weights=w, minlength=band.core)
-        for w in (weighted * jacobian, weighted * (look.residual + jacobian * moved[own]))
-    ]
-    return Data(*sums)
+
+    def gather(values: NDArray) -> NDArray[np.float64]:
+        return np.bincount(own, weights=values, minlength=band.core).astype(np.float64)
+
+    return Data(
+        gather(weighted * jacobian),
+        gather(weighted * (look.residual + jacobian * moved[own])),
+    )
 
 
 def wall_prior(problem: Problem, band: Band, state: State) -> WallPrior:
@@ -158,10 +171,8 @@ def information(problem: Problem, band: Band, look: Appearance) -> NDArray[np.fl
     """Fisher information per wall area at the core voxels."""
     core = slice(band.core)
     blur = blur_mm(band, look.psf)
-    volume = float(np.prod(problem.spacing))
-    return fisher_information(
-        look.contrast[core] * np.sqrt(look.weight[core]), blur, look.noise, volume
-    )
+    contrast = look.contrast[core] * np.sqrt(look.weight[core])
+    return fisher_information(contrast, blur, look.noise, problem.voxel_mm)
 
 
 def learn_prior(
@@ -185,8 +196,8 @@ def learn_prior(
     for length, scale in itertools.product(lengths, scales):
         trial = replace(state, length_mm=length * problem.unit, scale=scale)
         prior = wall_prior(problem, band, trial)
-        solution = solve_displacement(data, prior, table, problem.spacing, band.area_mm, moved)
-        fit, occam = log_evidence(data, prior, solution, known, band.area_mm)
+        solution = solve_displacement(data, prior, table, problem.spacing, problem.area_mm, moved)
+        fit, occam = log_evidence(data, prior, solution, known, problem.area_mm)
         trials.append((fit - occam, occam, trial))
     best, occam, _ = max(trials, key=lambda t: t[0])
     close = [t for t in trials if t[0] >= best - EVIDENCE_SLACK * occam]
@@ -217,6 +228,7 @@ def posterior(problem: Problem, state: State) -> tuple[NDArray, NDArray, dict[st
     kernels.scatter(band.index, band.points.extend(field), sigma)
     contrast = float(np.median(np.abs(look.contrast[: band.core])))
     estimates = {
+        "laplace": 1.0,
         "noise": look.noise,
         "contrast": contrast,
         "wall_snr": contrast / look.noise,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from vesselseg import metrics, phantoms
+from vesselseg.calibration import calibrated
 from vesselseg.fields import LevelSet, Volume
 from vesselseg.forward import ForwardModel, render_phantom
 from vesselseg.grid import Grid
@@ -76,7 +77,7 @@ def judge(truth: NDArray, image: Volume) -> dict[str, dict[str, Any]]:
     found = segment(image)
     start = LevelSet.from_probability(found)
     clock = time.perf_counter()
-    refined = refine(start, image)
+    refined = calibrated(refine(start, image))
     seconds = time.perf_counter() - clock
     walls: dict[str, NDArray] = {
         "network": start.phi_mm,

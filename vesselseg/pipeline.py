@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from . import __version__
+from .calibration import calibrated, shipped
 from .config import Settings, build
 from .device import choose
 from .errors import DataError
@@ -99,7 +100,7 @@ def build_prior(
     level_set = LevelSet.from_probability(start) if isinstance(start, Probability) else start
     level_set = chosen(level_set, config)
     refined = refine(level_set, volume, config.refine, progress=progress)
-    refined = replace(refined, level_set=chosen(refined.level_set, config))
+    refined = calibrated(replace(refined, level_set=chosen(refined.level_set, config)))
     progress("prior", 0.0, "fields and surface")
     provenance = {
         "config": config.model_dump(mode="json"),
@@ -107,6 +108,7 @@ def build_prior(
         "versions": {"vesselseg": __version__} | {p: _version(p) for p in RECORDED},
         "device": device.as_dict(),
         "threads": _threads(),
+        "calibration_set": shipped().name if "calibrated" in refined.estimates else "none",
     }
     prior = BoundaryPrior.from_refinement(
         replace(refined, seconds=seconds | refined.seconds),

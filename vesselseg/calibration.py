@@ -1,0 +1,116 @@
+"""Calibration of the refined wall's standard deviation, fitted on phantoms with a known wall.
+
+The table in ``data/wall_calibration.json`` is written by ``studies/calibrate_wall.py``: a factor
+per class of wall SNR and lumen radius, fitted on one family of shapes, and the coverage and bias
+that another family then shows.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .fields import Refinement
+
+FILE = "wall_calibration.json"
+MARGIN = 1.5  # a case may lie this factor outside the classes and still count as calibrated
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Factors on a grid of wall SNR and radius, and what they achieve.
+
+    Parameters
+    ----------
+    name : str
+        Names the phantoms they were fitted on.
+    snr, radius_voxels : (n,), (m,) arrays, rising
+    factor : (n, m) array
+        Multiplies the standard deviation.
+    coverage_2sigma, bias_voxel, bias_std_voxel : float
+        On the other family of shapes.
+    """
+
+    name: str
+    snr: NDArray[np.float64]
+    radius_voxels: NDArray[np.float64]
+    factor: NDArray[np.float64]
+    coverage_2sigma: float
+    bias_voxel: float
+    bias_std_voxel: float
+
+    def at(self, snr: float, radius_voxels: float) -> float:
+        """Interpolate the factor, linear in the logarithms, constant beyond the table."""
+        rows = [np.interp(np.log(radius_voxels), np.log(self.radius_voxels), f)
+                for f in self.factor]  # fmt: skip
+        return float(np.interp(np.log(snr), np.log(self.snr), rows))
+
+    def covers(self, snr: float, radius_voxels: float) -> bool:
+        """Whether a case lies within the classes, give or take the margin."""
+        pairs = ((snr, self.snr), (radius_voxels, self.radius_voxels))
+        return all(nodes[0] / MARGIN <= v <= nodes[-1] * MARGIN for v, nodes in pairs)
+
+
+@functools.cache
+def shipped() -> Calibration:
+    """Read the table inside the package."""
+    tree: dict[str, Any] = json.loads((files(__package__) / "data" / FILE).read_text())
+
+    def array(key: str) -> NDArray[np.float64]:
+        return np.array(tree[key], dtype=np.float64)
+
+    return Calibration(
+        tree["name"],
+        array("snr"),
+        array("radius_voxels"),
+        array("factor"),
+        tree["coverage_2sigma"],
+        tree["bias_voxel"],
+        tree["bias_std_voxel"],
+    )
+
+
+def calibrated(refinement: Refinement, table: Calibration | None = None) -> Refinement:
+    """Scale the standard deviation of a refined 3-D wall and state what it covers.
+
+    Outside the classes of the table, in 2-D and for other energies the refinement comes back as
+    it is, and the prior says that it is not calibrated.
+    """
+    table = table or shipped()
+    grid, known = refinement.level_set.grid, refinement.estimates
+    radius = mean_radius_voxels(refinement)
+    snr = known.get("wall_snr", 0.0)
+    if grid.ndim != 3 or known.get("laplace", 0.0) != 1.0 or not table.covers(snr, radius):
+        return refinement
+    estimates = {
+        "coverage_2sigma": table.coverage_2sigma,
+        "bias_mm": table.bias_voxel * grid.h_max,
+        "bias_std_mm": table.bias_std_voxel * grid.h_max,
+        "calibrated": 1.0,
+        "mean_radius_voxels": radius,
+        "sigma_factor": table.at(snr, radius),
+    }
+    return replace(
+        refinement,
+        sigma_mm=refinement.sigma_mm * np.float32(estimates["sigma_factor"]),
+        estimates=known | estimates,
+    )
+
+
+def mean_radius_voxels(refinement: Refinement) -> float:
+    """Return twice volume over area, the radius of a tube, in largest voxels.
+
+    Both come from the level set: the volume is the integral of a clipped ramp, the area the
+    volume of a thin shell over its thickness.
+    """
+    phi, grid = refinement.level_set.phi_mm, refinement.level_set.grid
+    h = grid.h_max
+    volume = float(np.clip(0.5 - phi / h, 0.0, 1.0).sum())
+    shell = float(np.count_nonzero(np.abs(phi) < h)) / (2.0 * h)
+    return 2.0 * volume / max(shell, 1e-9) / h
