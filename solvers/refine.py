@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from vesselseg.errors import DataError, NumericalError
 from vesselseg.fields import LevelSet, Progress, Refinement, StopReason, Volume, silent
@@ -19,6 +20,7 @@ from .step import FIRST_LENGTH, Problem, State, fair, map_step, posterior
 STEPS = {"map": map_step, "chan_vese": chan_vese_step}
 DEFAULT_SIGMA = 0.5  # s.d. of a start that states none, in largest spacings
 COARSEST_REST = 0.1  # voxels: longer steps are never taken for rest
+SIGMA_LENGTH = 3.0  # voxels over which the start's s.d. is smoothed
 EARLIEST_STOP = 8  # steps: blur and prior are learnt before
 
 
@@ -87,16 +89,18 @@ def pose(level_set: LevelSet, volume: Volume, settings: RefineSettings) -> Probl
     band = max(settings.band * grid.h_max, level_set.band_mm)
     field, spacing = asfield(level_set.phi_mm, grid.spacing_mm)
     require_interface(field)
-    smooth = field
-    if settings.energy == "map":
-        smooth = fair(redistance(field, spacing, band_mm=band), spacing, band)
-        require_interface(smooth)
     sigma = level_set.sigma_mm
     if sigma is None:
         sigma = np.full(grid.shape_kji, DEFAULT_SIGMA * grid.h_max, np.float32)
+    start, sigma = redistance(field, spacing, band_mm=band), sigma.reshape(field.shape)
+    if settings.energy == "map":
+        faired = redistance(fair(start, spacing, band), spacing, band_mm=band)
+        # Where the filter moved the wall it may have removed true detail: the prior says so.
+        variance = np.square(sigma) + np.square(faired - start)
+        # The displacement is smooth in units of the s.d.: a rough s.d. would print through.
+        start, sigma = faired, np.sqrt(gaussian_filter(variance, SIGMA_LENGTH))
     image = volume.values.reshape(field.shape)
-    start = redistance(smooth, spacing, band_mm=band)
-    return Problem(image, start, sigma.reshape(field.shape), spacing, band, grid.ndim - 1, settings)
+    return Problem(image, start, sigma, spacing, band, grid.ndim - 1, settings)
 
 
 def iterate(
