@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from wall_error import REPORTED, RESULTS, TUNING, cases
+from wall_error import REPORTED, RESULTS, TUNING, cases, in_parallel
 
 from vesselseg import metrics
-from vesselseg.calibration import FILE, Calibration, calibrated, mean_radius_voxels
-from vesselseg.fields import LevelSet, Refinement, Volume
+from vesselseg.calibration import FILE, Calibration, mean_radius_voxels
+from vesselseg.fields import LevelSet
 from vesselseg.infer import segment
 from vesselseg.io.atomic import write_bytes
 from vesselseg.solvers.refine import refine
@@ -29,25 +30,45 @@ INSIDE = (0.6827, 0.9545)  # shares of a normal distribution within one and two 
 PACKAGE = Path(__file__).parent.parent / "vesselseg" / "data"
 
 
-def refined(image: Volume) -> Refinement:
-    """Run network and refinement, not calibrated."""
-    return refine(LevelSet.from_probability(segment(image)), image)
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One case: what was drawn, and signed error, s.d. and area at samples of its refined wall."""
+
+    facts: dict[str, Any]
+    error: NDArray[np.float64]
+    sigma: NDArray[np.float64]
+    area: NDArray[np.float64]
+    radius: float
+    snr: float
 
 
-def deviations(run: Refinement, truth: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """Return signed error, its s.d. and area at samples of the refined wall near the truth."""
-    wall = metrics.wall(run.level_set.phi_mm, run.level_set.grid)
-    error = metrics.sample(np.asarray(truth, dtype=float), wall.index)
-    sigma = metrics.sample(np.asarray(run.sigma_mm, dtype=float), wall.index)
-    near = np.abs(error) <= metrics.NEAR_VOXELS * run.level_set.grid.h_min
-    return error[near], sigma[near], wall.area_mm2[near]
+def measured(job: tuple[tuple[str, ...], float, float, int]) -> list[Row]:
+    """Run network and refinement on the cases of one class."""
+    family, radius, snr, draws = job
+    rows = []
+    for facts, truth, image in cases(family, (radius,), snr, draws):
+        run = refine(LevelSet.from_probability(segment(image)), image)
+        wall = metrics.wall(run.level_set.phi_mm, image.grid)
+        error = metrics.sample(np.asarray(truth, dtype=float), wall.index)
+        sigma = metrics.sample(np.asarray(run.sigma_mm, dtype=float), wall.index)
+        near = np.abs(error) <= metrics.NEAR_VOXELS * image.grid.h_min
+        samples = (error[near], sigma[near], wall.area_mm2[near])
+        rows.append(Row(facts, *samples, mean_radius_voxels(run), run.estimates["wall_snr"]))
+    return rows
 
 
-def fit_factor(parts: list[tuple[NDArray, NDArray, NDArray]]) -> float:
+def fit_factor(rows: list[Row]) -> float:
     """Return the factor that makes one and two s.d. cover what they should, in the mean."""
-    z = np.concatenate([np.abs(e) / s for e, s, _ in parts])
-    area = np.concatenate([a / a.sum() for _, _, a in parts])
+    z = np.concatenate([np.abs(row.error) / row.sigma for row in rows])
+    area = np.concatenate([row.area / row.area.sum() for row in rows])
     return float(np.mean([metrics.quantile(z, area, q) / k for k, q in enumerate(INSIDE, 1)]))
+
+
+def stated(row: Row, table: Calibration) -> dict[str, Any]:
+    """Return what the scaled standard deviation of one case covers, and its bias."""
+    sigma = table.at(row.snr, row.radius) * row.sigma
+    within = {f"within_{k}": metrics.mean(np.abs(row.error) <= k * sigma, row.area) for k in (1, 2)}
+    return {**row.facts, **within, "bias_voxel": -metrics.mean(row.error, row.area)}
 
 
 def main() -> None:
@@ -55,26 +76,16 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--draws", type=int, default=1)
     given = options.parse_args()
-    factor = np.ones((len(SNR), len(RADII)))
-    radius = np.zeros_like(factor)
-    for (a, snr), (b, r) in product(enumerate(SNR), enumerate(RADII)):
-        runs = [(refined(v), t) for _, t, v in cases(TUNING, (r,), snr, given.draws)]
-        factor[a, b] = fit_factor([deviations(run, truth) for run, truth in runs])
-        radius[a, b] = np.mean([mean_radius_voxels(run) for run, _ in runs])
-        print(f"fit    SNR {snr:4g} radius {r:g}: factor {factor[a, b]:.2f}", flush=True)
+    classes = list(product(SNR, RADII))
+    jobs = [(family, r, snr, given.draws) for family in (TUNING, REPORTED) for snr, r in classes]
+    found = in_parallel(measured, jobs)
+    fitted, reported = found[: len(classes)], found[len(classes) :]
+    shape = (len(SNR), len(RADII))
+    factor = np.reshape([fit_factor(part) for part in fitted], shape)
+    radius = np.reshape([np.mean([row.radius for row in part]) for part in fitted], shape)
     name = f"{len(TUNING) * factor.size * given.draws} phantoms: {', '.join(TUNING)}"
     table = Calibration(name, np.array(SNR), radius.mean(axis=0), factor, 0.0, 0.0, 0.0)
-    rows: list[dict[str, Any]] = []
-    for snr, r in product(SNR, RADII):
-        for facts, truth, image in cases(REPORTED, (r,), snr, given.draws):
-            run = calibrated(refined(image), table)
-            error, sigma, area = deviations(run, truth)
-            within = [metrics.mean(np.abs(error) <= k * sigma, area) for k in (1, 2)]
-            bias = -metrics.mean(error, area) / run.level_set.grid.h_max
-            rows.append(facts | {"within_1": within[0], "within_2": within[1], "bias_voxel": bias})
-        part = rows[-len(REPORTED) * given.draws :]
-        shown = [np.mean([row[k] for row in part]) for k in ("within_1", "within_2", "bias_voxel")]
-        print(f"report SNR {snr:4g} radius {r:g}: " + " ".join(f"{v:+.3f}" for v in shown))
+    rows = [stated(row, table) for part in reported for row in part]
     bias = [row["bias_voxel"] for row in rows]
     tree = {
         "name": name,
@@ -88,22 +99,14 @@ def main() -> None:
         "reported_on": list(REPORTED),
     }
     write_bytes(PACKAGE / FILE, (json.dumps(tree, indent=1) + "\n").encode(), overwrite=True)
-    classes = [
-        {
-            "SNR": f"{snr:g}",
-            "radius, voxels": f"{r:g}",
-            **{
-                k: float(np.mean([w[n] for w in rows if (w["snr"], w["radius"]) == (snr, r)]))
-                for k, n in (
-                    ("±1 s.d.", "within_1"),
-                    ("±2 s.d.", "within_2"),
-                    ("bias", "bias_voxel"),
-                )
-            },
-        }
-        for snr, r in product(SNR, RADII)
-    ]
-    text = json.dumps(tree | {"table": classes, "cases": rows}, indent=1)
+    lines = []
+    for snr, r in classes:
+        part = [row for row in rows if (row["snr"], row["radius"]) == (snr, r)]
+        titles = {"±1 s.d.": "within_1", "±2 s.d.": "within_2", "bias": "bias_voxel"}
+        shown = {title: float(np.mean([row[n] for row in part])) for title, n in titles.items()}
+        lines.append({"SNR": f"{snr:g}", "radius, voxels": f"{r:g}", **shown})
+        print(*(f"{v:.3f}" if isinstance(v, float) else v for v in lines[-1].values()))
+    text = json.dumps(tree | {"table": lines, "cases": rows}, indent=1)
     write_bytes(RESULTS / "calibrate_wall.json", text.encode(), overwrite=True)
     print({k: tree[k] for k in ("coverage_1sigma", "coverage_2sigma", "bias_voxel")})
 
