@@ -13,7 +13,7 @@ from numba import njit, prange
 from .stencils import Array, Pair, eno2_pair, lower_upper, upwind_sq, weno5_pair
 
 
-@njit()
+@njit(error_model="numpy")
 def _pair(phi: Array, k: int, j: int, i: int, axis: int, order: int, h: float) -> Pair:
     nz, ny, nx = phi.shape
     n = nz if axis == 0 else (ny if axis == 1 else nx)
@@ -39,7 +39,7 @@ def _pair(phi: Array, k: int, j: int, i: int, axis: int, order: int, h: float) -
     return weno5_pair(m3, m2, m1, here, p1, p2, p3, h)
 
 
-@njit()
+@njit(error_model="numpy")
 def curvature(phi: Array, k: int, j: int, i: int, hz: float, hy: float, hx: float) -> Pair:
     """Mean curvature κ = div n and |∇phi| by the 19-point central formula; κ capped at 2/h."""
     nz, ny, nx = phi.shape
@@ -47,15 +47,16 @@ def curvature(phi: Array, k: int, j: int, i: int, hz: float, hy: float, hx: floa
     ja, jb = lower_upper(ny, j, 1)
     ia, ib = lower_upper(nx, i, 1)
     here = phi[k, j, i]
+    # Sums are ordered so that mirrored fields give the same value to the last bit.
     gz = (phi[kb, j, i] - phi[ka, j, i]) / (2.0 * hz)
     gy = (phi[k, jb, i] - phi[k, ja, i]) / (2.0 * hy)
     gx = (phi[k, j, ib] - phi[k, j, ia]) / (2.0 * hx)
-    zz = (phi[kb, j, i] - 2.0 * here + phi[ka, j, i]) / (hz * hz)
-    yy = (phi[k, jb, i] - 2.0 * here + phi[k, ja, i]) / (hy * hy)
-    xx = (phi[k, j, ib] - 2.0 * here + phi[k, j, ia]) / (hx * hx)
-    zy = (phi[kb, jb, i] - phi[kb, ja, i] - phi[ka, jb, i] + phi[ka, ja, i]) / (4.0 * hz * hy)
-    zx = (phi[kb, j, ib] - phi[kb, j, ia] - phi[ka, j, ib] + phi[ka, j, ia]) / (4.0 * hz * hx)
-    yx = (phi[k, jb, ib] - phi[k, jb, ia] - phi[k, ja, ib] + phi[k, ja, ia]) / (4.0 * hy * hx)
+    zz = (phi[kb, j, i] + phi[ka, j, i] - 2.0 * here) / (hz * hz)
+    yy = (phi[k, jb, i] + phi[k, ja, i] - 2.0 * here) / (hy * hy)
+    xx = (phi[k, j, ib] + phi[k, j, ia] - 2.0 * here) / (hx * hx)
+    zy = (phi[kb, jb, i] + phi[ka, ja, i] - (phi[kb, ja, i] + phi[ka, jb, i])) / (4.0 * hz * hy)
+    zx = (phi[kb, j, ib] + phi[ka, j, ia] - (phi[kb, j, ia] + phi[ka, j, ib])) / (4.0 * hz * hx)
+    yx = (phi[k, jb, ib] + phi[k, ja, ia] - (phi[k, jb, ia] + phi[k, ja, ib])) / (4.0 * hy * hx)
     g2 = gz * gz + gy * gy + gx * gx
     norm = np.sqrt(g2)
     if norm < 1e-6:
@@ -70,7 +71,7 @@ def curvature(phi: Array, k: int, j: int, i: int, hz: float, hy: float, hx: floa
     return min(max(bend / (g2 * norm), -cap), cap), norm
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, error_model="numpy")
 def advect_stage(
     phi: Array,
     speed: Array,

@@ -17,14 +17,14 @@ ON_WALL = 1e-5  # |phi| / |grad phi| in units of the smallest spacing
 ALIGNED = 2e-3  # tangential residual, same unit: the distance error is its square times kappa / 2
 
 
-@njit()
+@njit(error_model="numpy")
 def _cubic4(
     w0: float, w1: float, w2: float, w3: float, a: float, b: float, c: float, d: float
 ) -> float:
     return (w0 * a + w3 * d) + (w1 * b + w2 * c)
 
 
-@njit()
+@njit(error_model="numpy")
 def tricubic(
     phi: Array, z: float, y: float, x: float, hz: float, hy: float, hx: float
 ) -> tuple[float, float, float, float]:
@@ -67,7 +67,7 @@ def tricubic(
     return value, dz / hz, dy / hy, dx / hx
 
 
-@njit()
+@njit(error_model="numpy")
 def project(
     phi: Array,
     vz: float,
@@ -137,7 +137,7 @@ def project(
     return pz, py, px, 0.0, False
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def find_interface(phi: Array, label: Array) -> Array:
     """Label the voxels beside a sign change 0, 1, ... in memory order; return their indices."""
     nz, ny, nx = phi.shape
@@ -167,7 +167,7 @@ def find_interface(phi: Array, label: Array) -> Array:
     return index
 
 
-@njit()
+@njit(error_model="numpy")
 def _crossing(
     phi: Array, k: int, j: int, i: int, hz: float, hy: float, hx: float
 ) -> tuple[float, float, float, float]:
@@ -205,7 +205,7 @@ def _crossing(
     return z, y, x, 1.0 / np.sqrt(plane)
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, error_model="numpy")
 def seed_closest(
     phi: Array, index: Array, cp: Array, distance: Array, hz: float, hy: float, hx: float
 ) -> int:
@@ -232,7 +232,7 @@ def seed_closest(
     return failed
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def next_layer(
     label: Array, index: Array, distance: Array, first: int, last: int, band: float
 ) -> Array:
@@ -261,7 +261,7 @@ def next_layer(
     return found[:count].copy()
 
 
-@njit()
+@njit(error_model="numpy")
 def _nearest_candidate(
     label: Array, cp: Array, k: int, j: int, i: int, limit: int, hz: float, hy: float, hx: float
 ) -> tuple[int, float]:
@@ -286,7 +286,7 @@ def _nearest_candidate(
     return entry, np.sqrt(best)
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, error_model="numpy")
 def grow_closest(
     phi: Array,
     label: Array,
@@ -320,7 +320,7 @@ def grow_closest(
             distance[n] = near
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, error_model="numpy")
 def correct_closest(
     phi: Array,
     label: Array,
@@ -362,7 +362,7 @@ def correct_closest(
     return changed
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def scatter_distance(phi: Array, index: Array, distance: Array, band: float, out: Array) -> None:
     """Write signed distances, clamped to the band, into out; the sign is that of phi."""
     nz, ny, nx = phi.shape
@@ -383,7 +383,7 @@ def scatter_distance(phi: Array, index: Array, distance: Array, band: float, out
             out[k, j, i] = max(d, 1e-30) if here > 0.0 else 0.0
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, error_model="numpy")
 def sample_at(values: Array, cp: Array, out: Array) -> None:
     """Trilinear samples of a field at closest points: constant extension along normals."""
     nz, ny, nx = values.shape

@@ -19,7 +19,7 @@ ROOT_STEPS = 60
 SHORTEST = 1e-12  # distance of a crossing in voxels below which a voxel counts as on the wall
 
 
-@njit()
+@njit(error_model="numpy")
 def edge_crossing(behind: float, here: float, there: float, beyond: float) -> float:
     """Return where phi vanishes between two samples of opposite sign, 0 to 1 from the first.
 
@@ -40,7 +40,7 @@ def edge_crossing(behind: float, here: float, there: float, beyond: float) -> fl
     # Newton's method inside a shrinking bracket: the signs at its ends differ.
     for _ in range(ROOT_STEPS):
         value = here + t * (c1 + t * (c2 + t * c3))
-        if (value < 0.0) == (here < 0.0):
+        if value != 0.0 and (value < 0.0) == (here < 0.0):
             low = t
         else:
             high = t
@@ -54,7 +54,7 @@ def edge_crossing(behind: float, here: float, there: float, beyond: float) -> fl
     return t
 
 
-@njit()
+@njit(error_model="numpy")
 def sample(phi: Array, k: int, j: int, i: int, axis: int, step: int) -> float:
     """Return the sample some steps along an axis, index clamped at the faces."""
     nz, ny, nx = phi.shape
@@ -65,7 +65,7 @@ def sample(phi: Array, k: int, j: int, i: int, axis: int, step: int) -> float:
     return float(phi[k, j, min(max(i + step, 0), nx - 1)])
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, error_model="numpy")
 def wall_arms(phi: Array, index: Array, arms: Array, distance: Array, spacing: Array) -> None:
     """Write the distances (n, 6), mm, from listed voxels to the wall along the grid edges.
 
@@ -109,7 +109,7 @@ def wall_arms(phi: Array, index: Array, arms: Array, distance: Array, spacing: A
         distance[n] = 1.0 / math.sqrt(plane)
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, error_model="numpy")
 def chain_distance(
     label: Array,
     index: Array,
@@ -139,7 +139,7 @@ def chain_distance(
         distance[n] = best
 
 
-@njit()
+@njit(error_model="numpy")
 def _pair(
     phi: Array, sign: float, k: int, j: int, i: int, axis: int, order: int, far: float, h: float
 ) -> Pair:
@@ -160,7 +160,7 @@ def _pair(
     return eno2_pair(m2, m1, c0, p1, p2, h)
 
 
-@njit()
+@njit(error_model="numpy")
 def _wall_pair(
     phi: Array, sign: float, k: int, j: int, i: int, axis: int, below: float, above: float, h: float
 ) -> Pair:
@@ -171,15 +171,15 @@ def _wall_pair(
     p1 = sign * sample(phi, k, j, i, axis, 1)
     p2 = sign * sample(phi, k, j, i, axis, 2)
     g2 = 1.0 / (h * h)
-    middle = (m1 - 2.0 * c0 + p1) * g2
+    middle = (m1 + p1 - 2.0 * c0) * g2
     left = (c0 - m1) / h if m1 >= 0.0 else c0 / below
     right = (p1 - c0) / h if p1 >= 0.0 else -c0 / above
     left += 0.5 * below * minmod((m2 - 2.0 * m1 + c0) * g2, middle)
-    right -= 0.5 * above * minmod((c0 - 2.0 * p1 + p2) * g2, middle)
+    right -= 0.5 * above * minmod((p2 - 2.0 * p1 + c0) * g2, middle)
     return left, right
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, error_model="numpy")
 def reinit_stage(
     phi: Array,
     index: Array,
@@ -232,7 +232,7 @@ def reinit_stage(
         out[k, j, i] = sign * new
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def largest_change(old: Array, new: Array, index: Array) -> float:
     """Return the largest difference of two fields at listed voxels."""
     change = 0.0

@@ -14,13 +14,13 @@ Pair: TypeAlias = tuple[float, float]
 WENO_EPSILON = 1.2e-5  # times h² per axis: smaller values give 0/0 on linear float32 data
 
 
-@njit()
+@njit(error_model="numpy")
 def lower_upper(n: int, i: int, w: int) -> tuple[int, int]:
     """Return the clamped neighbours i - w and i + w on an axis of n samples."""
     return max(i - w, 0), min(i + w, n - 1)
 
 
-@njit()
+@njit(error_model="numpy")
 def weno5(a: float, b: float, c: float, d: float, e: float, epsilon: float) -> float:
     """Fifth-order HJ-WENO derivative from five one-sided differences (Jiang & Peng 2000, §3)."""
     s0 = 13.0 / 12.0 * (a - 2.0 * b + c) ** 2 + 0.25 * (a - 4.0 * b + 3.0 * c) ** 2
@@ -35,7 +35,7 @@ def weno5(a: float, b: float, c: float, d: float, e: float, epsilon: float) -> f
     return (w0 * p0 + w1 * p1 + w2 * p2) / (w0 + w1 + w2)
 
 
-@njit()
+@njit(error_model="numpy")
 def weno5_pair(
     m3: float, m2: float, m1: float, c0: float, p1: float, p2: float, p3: float, h: float
 ) -> Pair:
@@ -53,7 +53,7 @@ def weno5_pair(
     return left, right
 
 
-@njit()
+@njit(error_model="numpy")
 def minmod(a: float, b: float) -> float:
     """Return the argument of smaller magnitude if both have one sign, else zero."""
     if (a > 0.0) == (b > 0.0):
@@ -61,17 +61,18 @@ def minmod(a: float, b: float) -> float:
     return 0.0 * a
 
 
-@njit()
+@njit(error_model="numpy")
 def eno2_pair(m2: float, m1: float, c0: float, p1: float, p2: float, h: float) -> Pair:
     """Left and right second-order ENO derivatives of five samples with spacing h."""
     g = 1.0 / h
-    middle = (m1 - 2.0 * c0 + p1) * g
+    # Mirrored samples give the mirrored result to the last bit: the order of the sums matters.
+    middle = (m1 + p1 - 2.0 * c0) * g
     left = (c0 - m1) * g + 0.5 * minmod(m2 - 2.0 * m1 + c0, middle * h) * g
-    right = (p1 - c0) * g - 0.5 * minmod(c0 - 2.0 * p1 + p2, middle * h) * g
+    right = (p1 - c0) * g - 0.5 * minmod(p2 - 2.0 * p1 + c0, middle * h) * g
     return left, right
 
 
-@njit()
+@njit(error_model="numpy")
 def upwind_sq(left: float, right: float, outward: bool) -> float:
     """Godunov's squared derivative of |grad phi| for a front moving outward or inward."""
     if outward:
@@ -83,7 +84,7 @@ def upwind_sq(left: float, right: float, outward: bool) -> float:
     return max(a * a, b * b)
 
 
-@njit()
+@njit(error_model="numpy")
 def lagrange_weights(t: float) -> tuple[float, ...]:
     """Weights of the cubic through samples -1, 0, 1, 2 at t, and of its derivative."""
     u = 1.0 - t
@@ -98,7 +99,7 @@ def lagrange_weights(t: float) -> tuple[float, ...]:
     return w0, w1, w2, w3, d0, d1, d2, d3
 
 
-@njit()
+@njit(error_model="numpy")
 def stencil_base(x: float, n: int) -> tuple[int, float]:
     """First sample and local coordinate of the four-sample stencil, shifted inside the axis."""
     i = int(np.floor(x)) - 1

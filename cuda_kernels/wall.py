@@ -14,7 +14,7 @@ ROOT_TWO_PI = math.sqrt(2.0 * math.pi)
 SAME_WALL = 0.3  # cosine between normals below which two neighbours lie on different walls
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, error_model="numpy")
 def wall_geometry(
     phi: Array, index: Array, normal: Array, kappa: Array, hz: float, hy: float, hx: float
 ) -> None:
@@ -37,7 +37,7 @@ def wall_geometry(
         kappa[n], _ = curvature(phi, k, j, i, hz, hy, hx)
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, error_model="numpy")
 def blurred_occupancy(
     phi: Array,
     normal: Array,
@@ -67,7 +67,7 @@ def blurred_occupancy(
         slope[n] = math.exp(-0.5 * a * a) / (ROOT_TWO_PI * s)
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, error_model="numpy")
 def wall_neighbours(label: Array, index: Array, normal: Array, table: Array) -> None:
     """Write the list entries of the six face neighbours on the same wall, -1 elsewhere."""
     nz, ny, nx = label.shape
@@ -94,7 +94,7 @@ def wall_neighbours(label: Array, index: Array, normal: Array, table: Array) -> 
             table[n, side] = m
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, error_model="numpy")
 def shift_wall(phi: Array, index: Array, displacement: Array, out: Array) -> None:
     """Write out = phi - displacement at listed voxels: the wall moves outward by it."""
     for n in prange(index.shape[0]):
@@ -104,14 +104,14 @@ def shift_wall(phi: Array, index: Array, displacement: Array, out: Array) -> Non
         out[k, j, i] = phi[k, j, i] - displacement[n]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def scatter(index: Array, values: Array, out: Array) -> None:
     """Write listed values into a field."""
     for n in range(index.shape[0]):
         out[index[n, 0], index[n, 1], index[n, 2]] = values[n]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def block_sums(
     index: Array, size: Array, weight: Array, inside: Array, image: Array, sums: Array
 ) -> None:

@@ -109,15 +109,16 @@ def advect(
         raise ConfigError("bad curvature_weight", found=curvature_weight, need=">= 0")
     v, u = _speed(speed, field, phi), _velocity(velocity, field, phi)
     limit = stable_time_step(
-        spacing,
+        spacing[-np.ndim(phi) :],
         speed=v if v.size else None,
         velocity=u if u.size else None,
         curvature_weight=curvature_weight,
     )
     step = min(limit, time) if time_step is None else float(time_step)
-    if not step <= limit * (1.0 + 1e-9):
-        raise ConfigError("time step over the CFL limit", found=step, need=f"<= {limit:.6g}")
-    count = math.ceil(time / step - 1e-9) if time > 0.0 else 0
+    if not 0.0 < step <= limit * (1.0 + 1e-9) and time > 0.0:
+        fault = "time step over the CFL limit" if step > limit else "bad time step"
+        raise ConfigError(fault, found=step, need=f"> 0 and <= {limit:.6g}")
+    count = math.ceil(time / step - 1e-9) if time > 0.0 and math.isfinite(limit) else 0
     active = np.ones(field.shape, np.bool_) if band_mm is None else np.abs(field) < band_mm
     bound = 1.1 * float(np.linalg.norm(np.multiply(field.shape, spacing)))
     buffers = (np.empty_like(field), np.empty_like(field))

@@ -24,14 +24,18 @@ def asfield(phi: Any, spacing_mm: float | Sequence[float]) -> tuple[NDArray, tup
         raise DataError("bad level set", found=f"shape {array.shape}", need="2-D or 3-D")
     if array.dtype.kind not in "fiub":
         raise DataError("bad level set", found=f"dtype {array.dtype}", need="real numbers")
-    spacing = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), (array.ndim,))
+    given = np.asarray(spacing_mm, dtype=np.float64)
+    if given.shape not in ((), (1,), (array.ndim,)):
+        raise DataError("bad spacing_mm", found=f"shape {given.shape}", need="one per array axis")
+    spacing = np.broadcast_to(given, (array.ndim,))
     low, high = SPACING_RANGE_MM
     if not np.isfinite(spacing).all() or spacing.min() < low or spacing.max() > high:
         raise DataError("bad spacing_mm", found=spacing.tolist(), need=f"{low} to {high} mm")
     if not np.isfinite(array).all():
         raise DataError("non-finite level set", found=int(np.sum(~np.isfinite(array))), need=0)
     diameter = float(np.linalg.norm(np.multiply(array.shape, spacing)))
-    dtype = np.float64 if array.dtype == np.float64 else np.float32
+    wide = array.dtype.kind == "f" and array.dtype.itemsize >= 8
+    dtype = np.float64 if wide else np.float32
     clipped = np.clip(array, -diameter, diameter).astype(dtype, order="C")
     if array.ndim == 2:
         return clipped[None], (float(spacing.min()), *map(float, spacing))

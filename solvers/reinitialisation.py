@@ -14,8 +14,8 @@ from vesselseg.cuda_kernels import reinit as kernels
 from .schemes import STEADY
 
 CFL = 0.8
-PASSES = 4.0  # times that information may cross the band before the iteration is cut off
-EXTRA_STEPS = 50
+PASSES = 2.0  # times that information may cross the band before the iteration is cut off
+EXTRA_STEPS = 25
 AT_REST = 1e-5  # largest change of a step, in smallest spacings
 
 
@@ -27,7 +27,8 @@ def redistance_pde(phi: NDArray, spacing: tuple[float, ...], band: float) -> NDA
     alone, so the result does not depend on how phi was scaled.
     """
     index, distance, arms = _band_list(phi, spacing, band)
-    far = max(float(distance.max()), band) + max(spacing)
+    # Rounded as it is stored: the kernel tells voxels beyond the band by this very number.
+    far = float(phi.dtype.type(max(float(distance.max()), band) + max(spacing)))
     sign = np.sign(phi)
     state = np.where(phi < 0, -far, far).astype(phi.dtype)
     at = tuple(index.T)

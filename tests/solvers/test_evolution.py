@@ -1,0 +1,260 @@
+"""Laws of the evolution: offsets, curvature flow, step limits, symmetries, watchdog."""
+
+import math
+
+import numba
+import numpy as np
+import pytest
+
+from vesselseg import metrics, phantoms
+from vesselseg.errors import ConfigError, DataError, NumericalError
+from vesselseg.solvers import advect, evolution, redistance, stable_time_step
+
+SCHEMES = ("weno5", "eno2")
+
+
+@pytest.mark.parametrize("time", [2.0, -2.0], ids=["outward", "inward"])
+@pytest.mark.parametrize(("name", "radius"), [("sphere", 8.0), ("circle", 8.0)])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_constant_speed_shifts_the_wall_by_the_distance(exact, scheme, time, name, radius):
+    """P-14: 0.04 (T/R) h with WENO5, ten times as much with ENO2, and 0.01 h of quadrature."""
+    phi, grid = exact(name, radius)
+    out = advect(phi, grid.spacing_mm, abs(time), speed=np.sign(time), scheme=scheme)
+    errors = metrics.wall_errors(out, phi - time, grid)
+    limit = (0.04 if scheme == "weno5" else 0.4) * abs(time) / radius + 0.01
+    assert errors["rms_mm"] <= limit
+    assert abs(errors["bias_mm"]) <= limit
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_velocity_carries_the_wall_along(exact, scheme):
+    """Velocities are (x, y, z): a move of 1.5, -1, 0.5 mm to the accuracy of an offset."""
+    phi, grid = exact("sphere", 6.0, (1.2, 1.0, 0.8))
+    move = np.array([1.5, -1.0, 0.5])
+    points = grid.world(np.moveaxis(np.indices(grid.shape_kji), 0, -1)) - move
+    velocity = np.broadcast_to(move, (*phi.shape, 3))
+    out = advect(phi, grid.spacing_mm, 1.0, velocity=velocity, scheme=scheme)
+    errors = metrics.wall_errors(out, np.linalg.norm(points, axis=-1) - 6.0, grid)
+    assert errors["rms_mm"] <= (0.01 if scheme == "weno5" else 0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("sphere", 4.0), ("circle", 2.0), ("tube", 2.0)], ids=str
+)
+def test_curvature_shrinks_spheres_and_tubes_at_the_exact_rate(exact, name, rate):
+    """P-16, P-17: d(R²)/dt = -2 (n - 1) for n curved directions, to 3 (h/R)² + 1e-3."""
+    radius, time = 8.0, 4.0
+    phi, grid = exact(name, radius)
+    out = advect(phi, grid.spacing_mm, time, curvature_weight=1.0)
+    wall = metrics.wall(out, grid)
+    points = grid.world(wall.index)
+    inner = np.all((wall.index > 4) & (wall.index < np.array(phi.shape) - 5), axis=1)
+    moved = phantoms.make(name, radius=radius).sdf(points)[inner]
+    found = (radius**2 - (radius + np.average(moved, weights=wall.area_mm2[inner])) ** 2) / time
+    tolerance = 3.0 / radius**2 + 1e-3
+    assert abs(found / rate - 1.0) <= tolerance
+
+
+def test_curvature_flow_never_grows_the_area(exact):
+    """P-17, on a star: every wall section moves inward on average; slack 1e-9."""
+    phi, grid = exact("star", 8.0)
+    lengths = [metrics.wall(phi, grid).area_mm2.sum()]
+    for _ in range(4):
+        phi = advect(phi, grid.spacing_mm, 0.5, curvature_weight=1.0)
+        lengths.append(metrics.wall(phi, grid).area_mm2.sum())
+    assert np.diff(lengths).max() <= 1e-9
+
+
+def test_a_plane_has_no_curvature(exact, interior):
+    """P-18; the clamped faces bend it, so only what they cannot reach in four steps counts."""
+    phi, grid = exact("plane", 5.0, (1.5, 1.0, 0.8))
+    step = stable_time_step(grid.spacing_mm, curvature_weight=1.0)
+    out = advect(phi, grid.spacing_mm, 2.0 * step, curvature_weight=1.0)
+    inner = interior(phi, min(phi.shape) // 2 - 2)
+    assert inner.any()
+    assert np.abs(out - phi)[inner].max() <= 1e-12
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_plane_moves_exactly(exact, interior, scheme):
+    """P-18: any number of steps; faces left out."""
+    phi, grid = exact("plane", 5.0)
+    out = advect(phi, grid.spacing_mm, 1.0, speed=1.0, scheme=scheme)
+    inner = interior(phi, 9) & (np.abs(phi) < 1.5)
+    assert inner.any()
+    assert np.abs(out - (phi - 1.0))[inner].max() <= 1e-6
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_growing_lumen_holds_the_old_one(exact, scheme):
+    """P-15 for a speed that varies but never shrinks the lumen."""
+    phi, grid = exact("star", 8.0)
+    speed = 0.5 + 0.5 * np.sin(np.arange(phi.shape[1]) / 2.0) * np.ones(phi.shape)
+    out = advect(phi, grid.spacing_mm, 2.0, speed=speed, scheme=scheme)
+    assert not np.any((phi < 0) & ~(out < 0))
+    assert np.count_nonzero(out < 0) > np.count_nonzero(phi < 0)
+
+
+@pytest.mark.parametrize("name", ["star", "torus"])
+def test_one_step_moves_phi_by_no_more_than_the_bound(exact, name):
+    """P-20: dt max|V| sup |grad phi|, the one-sided slopes of a distance being at most one."""
+    phi, grid = exact(name, 6.0)
+    speed = np.random.default_rng(3).uniform(-2.0, 2.0, phi.shape)
+    step = stable_time_step(grid.spacing_mm, speed=speed)
+    out = advect(phi, grid.spacing_mm, step, speed=speed, scheme="eno2")
+    slopes = [np.abs(np.diff(phi, axis=a)).max() / h for a, h in enumerate(grid.spacing_mm)]
+    # ENO2 adds half a second difference to a slope: at a kink at most twice the slope.
+    assert np.abs(out - phi).max() <= step * 2.0 * 2.0 * np.linalg.norm(slopes) + 1e-9
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_flipped_axes_give_the_flipped_result(exact, scheme):
+    """P-08, bitwise, all three terms at once."""
+    phi, grid = exact("torus", 3.0, (1.5, 1.0, 0.75))
+    random = np.random.default_rng(5)
+    speed = random.normal(size=phi.shape)
+    velocity = random.normal(size=(*phi.shape, 3))
+
+    def run(flip):
+        turned = velocity.copy()
+        for axis in flip:
+            turned[..., 2 - axis] *= -1.0
+        given = [np.flip(a, flip) for a in (phi, speed, turned)]
+        out = advect(given[0], grid.spacing_mm, 0.3, speed=given[1], velocity=given[2],
+                     curvature_weight=0.2, scheme=scheme)  # fmt: skip
+        return np.flip(out, flip)
+
+    one = run(())
+    for flip in ((0,), (1,), (2,), (0, 1, 2)):
+        assert np.array_equal(run(flip), one)
+
+
+def test_inside_and_outside_are_treated_alike(exact):
+    """P-09, bitwise: -phi under -V."""
+    phi, grid = exact("torus", 3.0)
+    speed = np.random.default_rng(5).normal(size=phi.shape)
+    one = advect(phi, grid.spacing_mm, 0.5, speed=speed, curvature_weight=0.2)
+    other = advect(-phi, grid.spacing_mm, 0.5, speed=-speed, curvature_weight=0.2)
+    assert np.array_equal(-other, one)
+
+
+def test_a_run_in_two_parts_equals_the_whole(exact):
+    """P-32, bitwise, with one time step."""
+    phi, grid = exact("star", 6.0)
+    step = stable_time_step(grid.spacing_mm, speed=1.0)
+    options = {"speed": 1.0, "time_step": step}
+    whole = advect(phi, grid.spacing_mm, 8 * step, **options)
+    half = advect(phi, grid.spacing_mm, 4 * step, **options)
+    assert np.array_equal(advect(half, grid.spacing_mm, 4 * step, **options), whole)
+
+
+def test_a_narrow_band_gives_the_full_result_near_the_wall(exact):
+    """P-30: what the rim of the band cannot reach in three steps of two stages, 3 voxels wide."""
+    phi, grid = exact("sphere", 8.0)
+    step = stable_time_step(grid.spacing_mm, speed=1.0)
+    full = advect(phi, grid.spacing_mm, step, speed=1.0, scheme="eno2")
+    narrow = advect(phi, grid.spacing_mm, step, speed=1.0, scheme="eno2", band_mm=7.0)
+    near = np.abs(phi) < 2.5
+    assert np.abs(full - narrow)[near].max() <= 1e-12
+
+
+def test_float32_agrees_with_float64_over_200_steps(exact):
+    """P-23: a run of 200 steps, 1e-3 h; Dice >= 0.9999. Redistanced half-way, as in use."""
+    phi, grid = exact("circle", 8.0)
+    step = stable_time_step(grid.spacing_mm, speed=1.0, curvature_weight=0.1)
+
+    def run(dtype):
+        state = phi.astype(dtype)
+        for sense in (1.0, -1.0):
+            state = advect(state, grid.spacing_mm, 100 * step, speed=0.1 * sense,
+                           curvature_weight=0.1, time_step=step)  # fmt: skip
+            state = redistance(state, grid.spacing_mm, band_mm=4.0)
+        return state
+
+    one, other = run(np.float32), run(np.float64)
+    assert one.dtype == np.float32
+    assert np.abs(one - other).max() <= 1e-3
+    assert metrics.dice(one < 0, other < 0) >= 0.9999
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="numba was started on one thread")
+def test_the_number_of_threads_does_not_matter(exact):
+    """P-26, bitwise."""
+    phi, grid = exact("torus", 3.0)
+    used, results = numba.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            numba.set_num_threads(count)
+            results.append(advect(phi, grid.spacing_mm, 1.0, speed=0.5, curvature_weight=0.3))
+    finally:
+        numba.set_num_threads(used)
+    assert np.array_equal(*results)
+
+
+def test_the_step_limit_counts_the_absolute_speed():
+    """A field that only shrinks the lumen limits the step as one that grows it."""
+    one, other = (stable_time_step((1.0, 1.0), speed=v) for v in (2.0, -2.0))
+    assert one == other == pytest.approx(0.5 / (2.0 * math.sqrt(2.0)))
+    assert stable_time_step((1.0, 1.0)) == math.inf
+    fine = stable_time_step((1.0, 0.5), curvature_weight=1.0)
+    assert fine == pytest.approx(0.5 / (2.0 * (1.0 + 4.0)))
+
+
+def test_a_step_over_the_limit_is_refused_with_both_numbers(exact):
+    """F36: five times the CFL limit."""
+    phi, grid = exact("circle", 5.0)
+    limit = stable_time_step(grid.spacing_mm, speed=1.0)
+    with pytest.raises(ConfigError) as error:
+        advect(phi, grid.spacing_mm, 5.0, speed=-1.0, time_step=5.0 * limit)
+    assert f"found {5.0 * limit}" in error.value.line()
+    assert f"{limit:.6g}" in error.value.line()
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, 1e9])
+def test_the_watchdog_names_step_and_voxel(exact, monkeypatch, poison):
+    """F35: injected in step 13, found at the check of step 20."""
+    phi, grid = exact("circle", 5.0)
+    real, count = evolution._step, []
+
+    def spoiled(field, *rest):
+        out = real(field, *rest)
+        count.append(1)
+        if len(count) == 13:
+            out[0, 4, 7] = poison
+        return out
+
+    monkeypatch.setattr(evolution, "_step", spoiled)
+    step = stable_time_step(grid.spacing_mm, speed=1.0)
+    with pytest.raises(NumericalError, match="step 20") as error:
+        advect(phi, grid.spacing_mm, 40 * step, speed=1.0, time_step=step)
+    assert error.value.exit_code == 6
+    assert "voxel (i,j,k) = (" in error.value.line()
+    assert len(count) == 20
+
+
+BAD = {
+    "negative time": ({"time": -1.0, "speed": 1.0}, ConfigError),
+    "endless time": ({"time": math.inf, "speed": 1.0}, ConfigError),
+    "negative curvature weight": ({"time": 1.0, "curvature_weight": -1.0}, ConfigError),
+    "unknown scheme": ({"time": 1.0, "speed": 1.0, "scheme": "weno7"}, ConfigError),
+    "speed of another shape": ({"time": 1.0, "speed": np.ones((3, 3))}, DataError),
+    "speed not finite": ({"time": 1.0, "speed": np.nan}, DataError),
+    "velocity of another shape": ({"time": 1.0, "velocity": np.ones((5, 5))}, DataError),
+    "zero step": ({"time": 1.0, "speed": 1.0, "time_step": 0.0}, ConfigError),
+    "negative step": ({"time": 1.0, "speed": 1.0, "time_step": -0.1}, ConfigError),
+    "nan step": ({"time": 1.0, "speed": 1.0, "time_step": np.nan}, ConfigError),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arguments_are_refused(exact, case):
+    phi, grid = exact("circle", 5.0)
+    options, error = dict(BAD[case][0]), BAD[case][1]
+    with pytest.raises(error):
+        advect(phi, grid.spacing_mm, options.pop("time"), **options)
+
+
+def test_nothing_moves_without_speed_or_time(exact):
+    phi, grid = exact("circle", 5.0)
+    assert np.array_equal(advect(phi, grid.spacing_mm, 1.0), phi)
+    assert np.array_equal(advect(phi, grid.spacing_mm, 0.0, speed=1.0), phi)
