@@ -175,7 +175,7 @@ class Refinement:
     history : tuple of dict
         One row a step: at least ``step_rms_mm``.
     seconds : dict
-        Wall-clock seconds by stage; compilation apart under ``compile``.
+        Wall-clock seconds by stage, just-in-time compilation of a first run included.
     estimates : dict
         Numbers estimated on the way: noise s.d., contrast-to-noise ratio, PSF width, and so on.
     """
