@@ -153,7 +153,8 @@ def settings(
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[last] = value
+        if isinstance(node, dict):  # anything else is refused by the model
+            node[last] = value
     return build(model, tree, options.config)
 
 

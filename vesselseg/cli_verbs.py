@@ -50,6 +50,7 @@ def prior(terminal: Terminal, options: Options) -> None:
     given = {
         "seed": options.seed,
         "device": options.device,
+        "segment.device": network_device(options),
         "model": options.model,
         "components": number_or_word(options.components),
     }
@@ -84,13 +85,14 @@ def refine(terminal: Terminal, options: Options) -> None:
 
 def segment(terminal: Terminal, options: Options) -> None:
     """Find the lumen with the network: a probability map on the scan's grid."""
-    machine(options)
-    from .infer import SegmentSettings
+    limits(options)
+    from .infer import SegmentSettings, require_device
     from .infer import segment as run
     from .io import read_volume, write_image
     from .io.atomic import check_target
 
-    config = settings(SegmentSettings, options, {})
+    config = settings(SegmentSettings, options, {"device": network_device(options)})
+    require_device(config.device)
     distinct(options)
     targets = saved(options)
     for path in targets.values():
@@ -105,7 +107,7 @@ def segment(terminal: Terminal, options: Options) -> None:
         found = run(volume, options.model, config, progress=progress)
     terminal.warn(note for note in found.notes if note not in volume.notes)
     fields: dict[str, Any] = {"prob": found.values, "phi": found.phi_mm, "sigma": found.sigma_mm}
-    fields["mask"] = found.values >= 0.5
+    fields["mask"] = found.values > 0.5  # exactly a half is outside
     for name, path in targets.items():
         write_image(path, fields[name], volume.grid, overwrite=options.overwrite)
     paths = {name: str(path) for name, path in targets.items()}
@@ -130,7 +132,8 @@ def saved(options: Options) -> dict[str, Path]:
 
 def train(terminal: Terminal, options: Options) -> None:
     """Train a network on synthetic scans."""
-    machine(options)
+    limits(options)
+    from .infer import require_device
     from .io.atomic import check_folder
     from .pipeline import train as run
     from .training import TrainConfig
@@ -141,8 +144,10 @@ def train(terminal: Terminal, options: Options) -> None:
         "hours": options.hours,
         "init": options.init,
         "workers": options.workers or None,
+        "device": network_device(options),
     }
     config = settings(TrainConfig, options, given)
+    require_device(config.device)
     if options.dry_run:
         plan({}, config.model_dump(mode="json"), 0)
         return
@@ -226,8 +231,18 @@ def doctor(terminal: Terminal, options: Options) -> int:
 
 
 def machine(options: Options) -> None:
-    """Apply ``--device`` and ``--threads``, and refuse a bad ``--memory`` at once."""
+    """Refuse a ``--device`` that the solver does not run on, and apply the other limits."""
     device.choose(options.device)
+    limits(options)
+
+
+def network_device(options: Options) -> str | None:
+    """Return the device of the network, None where ``--device auto`` leaves it to the settings."""
+    return None if options.device == "auto" else options.device
+
+
+def limits(options: Options) -> None:
+    """Apply ``--threads``, and refuse a bad ``--memory`` at once."""
     device.set_threads(options.threads)
     if options.memory is not None:
         device.parse_bytes(options.memory)

@@ -43,7 +43,8 @@ EXTRAS = {
 }
 FIXED_BYTES = 500 * 2**20  # interpreter and libraries
 BYTES_PER_VOXEL = 300  # peak of the whole path beyond that, see studies/bench_path.py
-NO_CUDA = "this version has no CUDA kernels"
+NO_CUDA = "the solver of this version has no CUDA kernels"
+CUDA_NAME = re.compile(r"cuda(?::(\d{1,3}))?")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def choose(requested: str = "auto") -> Device:
         return Device("cpu", requested)
     if requested == "auto":
         return Device("cpu", requested, NO_CUDA)
-    if not re.fullmatch(r"cuda(:\d{1,3})?", requested):
+    if not CUDA_NAME.fullmatch(requested):
         need = "auto, cpu, cuda or cuda:N"
         raise ConfigError("unknown device", path="--device", found=requested, need=need)
     found = "devices cpu" + "".join(f", {name}" for name in gpus())
@@ -93,8 +94,38 @@ def choose(requested: str = "auto") -> Device:
     )
 
 
+def network_device(name: str) -> str:
+    """Return the name of a device of the networks, or raise ValueError if it is none."""
+    if name != "cpu" and not CUDA_NAME.fullmatch(name):
+        raise ValueError("must be cpu, cuda or cuda:N")
+    return name
+
+
+def require_network_device(name: str, cuda_count: int) -> None:
+    """Refuse a CUDA device that the networks cannot run on.
+
+    Parameters
+    ----------
+    name : str
+        ``cpu``, ``cuda`` or ``cuda:N``.
+    cuda_count : int
+        Number of CUDA devices that the network library can use.
+
+    Raises
+    ------
+    EnvironmentFault
+        If it has none of that number.
+    """
+    match = CUDA_NAME.fullmatch(name)
+    if match and int(match[1] or 0) >= cuda_count:
+        usable = ", ".join(["cpu", *(f"cuda:{n}" for n in range(cuda_count))])
+        remedy = "take cpu, or install a CUDA build of PyTorch and its driver"
+        fault = f"device {name} is not usable"
+        raise EnvironmentFault(fault, found=f"devices {usable}", remedy=remedy)
+
+
 def gpus() -> tuple[str, ...]:
-    """Return the NVIDIA devices that the driver lists, such as ``cuda:0 NVIDIA H200``."""
+    """Return the NVIDIA devices that the driver lists, each as ``cuda:N`` and its product name."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ()

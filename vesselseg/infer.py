@@ -11,16 +11,17 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from . import nets
 from .config import Settings
+from .device import network_device, require_network_device
 from .errors import CheckpointError, DataError
 from .fields import Probability, Progress, Volume, silent
 from .nets import checkpoint
@@ -31,6 +32,7 @@ Floats = NDArray[np.float32]
 
 SIGMA_FLOOR = 0.05  # voxels of the working grid
 FAR = 4.0  # voxels: the networks know no larger distance
+DeviceName = Annotated[str, AfterValidator(network_device)]
 
 
 class SegmentSettings(Settings):
@@ -49,7 +51,7 @@ class SegmentSettings(Settings):
     overlap: int = Field(32, ge=0, le=48, description="of neighbouring tiles, voxels")
     flips: bool = Field(False, description="average over all flips; 8 times slower in 3-D")
     bf16: bool | None = Field(None, description="default: where the device computes in bfloat16")
-    device: str = "cpu"
+    device: DeviceName = Field("cpu", description="cpu, cuda or cuda:N")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +99,10 @@ def segment(
         Weights missing, damaged, or for another number of dimensions or channels.
     DataError
         If every voxel has the same value.
+    EnvironmentFault
+        If the settings ask for a CUDA device that PyTorch cannot use.
     """
+    require_device(settings.device)
     ndim = volume.grid.ndim
     loaded = load_model(model or checkpoint.shipped(ndim), ndim, settings.device)
     if volume.values.min() == volume.values.max():
@@ -118,6 +123,11 @@ def segment(
         sigma_mm=np.float32(h) * np.maximum(sigma, SIGMA_FLOOR),
         notes=notes,
     )
+
+
+def require_device(name: str) -> None:
+    """Raise EnvironmentFault for a CUDA device that PyTorch cannot use."""
+    require_network_device(name, torch.cuda.device_count() if torch.cuda.is_available() else 0)
 
 
 def load_model(path: str | Path, dims: int, device: str) -> Model:

@@ -26,6 +26,7 @@ from . import nets
 from .config import Settings
 from .errors import CheckpointError, NumericalError
 from .fields import Progress, silent
+from .infer import DeviceName, require_device
 from .io.atomic import write_bytes
 from .nets import checkpoint, losses
 from .nets.curve import curve
@@ -45,7 +46,7 @@ class TrainConfig(Settings):
     dims: int = Field(3, ge=2, le=3)
     in_channels: int = Field(1, ge=1)
     init: str = ""
-    device: str = "cpu"
+    device: DeviceName = Field("cpu", description="cpu, cuda or cuda:N")
     bf16: bool | None = None
     workers: int = Field(0, ge=0)
     batch: int = Field(2, ge=1)
@@ -122,9 +123,12 @@ def fit(
     ------
     NumericalError
         If a term of the loss is not finite; it is named.
+    EnvironmentFault
+        If the configuration asks for a CUDA device that PyTorch cannot use.
     KeyboardInterrupt
         On SIGTERM, after the state is saved.
     """
+    require_device(config.device)
     output.mkdir(parents=True, exist_ok=True)
     previous = checkpoint.load(output / "last.json") if resume else None
     config = with_steps(config, case, previous)

@@ -114,8 +114,8 @@ def test_segment_leaves_the_asked_images_on_the_grid_of_the_scan(capfd, folder, 
     scan = read_volume(folder / "scan.nii.gz")
     prob, phi, _, mask = (read_volume(tmp_path / f"{n}.nii.gz") for n in names)
     assert prob.grid.mismatch_mm(scan.grid) < 1e-4
-    assert np.array_equal(mask.values > 0, phi.values <= 0)
-    assert np.array_equal(mask.values > 0, prob.values >= 0.5)
+    assert np.array_equal(mask.values > 0, phi.values < 0)
+    assert np.array_equal(mask.values > 0, prob.values > 0.5)
 
 
 def test_a_dry_run_shows_settings_and_memory_and_writes_nothing(capfd, folder, tmp_path):
@@ -129,6 +129,44 @@ def test_a_dry_run_shows_settings_and_memory_and_writes_nothing(capfd, folder, t
     assert (plan["config"]["seed"], plan["config"]["refine"]["iterations"]) == (6, 9)
     assert plan["memory_bytes"] > 0
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["segment", "--set", "device=foo"], 2, "device: must be cpu, cuda or cuda:N: found foo"),
+        (["segment", "--device", "foo"], 2, "device: must be cpu, cuda or cuda:N: found foo"),
+        (["segment", "--device", "cuda:999"], 5, "device cuda:999 is not usable"),
+        (["segment", "--set", "device=cuda:999"], 5, "device cuda:999 is not usable"),
+        (["prior", "--set", "segment.device=foo"], 2, "segment.device: must be cpu, cuda or"),
+        (["prior", "--device", "cpu", "--set", "segment=3"], 2, "segment"),
+    ],
+)
+def test_a_network_device_is_checked_before_any_work(capfd, tmp_path, argv, code, words):
+    """The scan does not exist: it is not looked at."""
+    verb, *rest = argv
+    scan = ["-i", tmp_path / "no.nii.gz", "-o", tmp_path / "x.nii.gz"]
+    found, out, (line,) = run(capfd, verb, *scan, *rest)
+    assert (found, out) == (code, "")
+    assert words in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_refuses_a_device_before_it_makes_a_folder(capfd, tmp_path):
+    argv = ["train", "-o", tmp_path / "run", "--steps", 1, "--device", "cuda:999"]
+    code, _, (line,) = run(capfd, *argv)
+    assert code == 5
+    assert "device cuda:999 is not usable" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("verb", "key"), [("segment", ""), ("prior", "segment.")])
+def test_the_device_option_wins_over_the_setting(capfd, folder, tmp_path, verb, key):
+    argv = [verb, "-i", folder / "scan.nii.gz", "-o", tmp_path / "x.nii.gz", "--dry-run"]
+    code, out, _ = run(capfd, *argv, "--set", f"{key}device=cuda:999", "--device", "cpu")
+    config = json.loads(out)["config"]
+    assert code == 0
+    assert (config["segment"] if key else config)["device"] == "cpu"
 
 
 def test_strict_makes_a_run_that_did_not_converge_fail(capfd, folder, tmp_path):
@@ -267,10 +305,10 @@ def test_threads_sleep_when_idle_unless_the_user_says_otherwise(monkeypatch):
 
 def test_cuda_names_the_devices_that_are_there(monkeypatch, tmp_path):
     fake = tmp_path / "nvidia-smi"
-    fake.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: GPU-1)'\necho 'GPU 1: Tesla T4'\n")
+    fake.write_text("#!/bin/sh\necho 'GPU 0: Card A (UUID: GPU-1)'\necho 'GPU 1: Card B'\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert device.gpus() == ("cuda:0 NVIDIA H200", "cuda:1 Tesla T4")
-    with pytest.raises(device.EnvironmentFault, match="cuda:0 NVIDIA H200, cuda:1 Tesla T4"):
+    assert device.gpus() == ("cuda:0 Card A", "cuda:1 Card B")
+    with pytest.raises(device.EnvironmentFault, match="cuda:0 Card A, cuda:1 Card B"):
         device.choose("cuda:0")
     assert device.choose("auto").reason

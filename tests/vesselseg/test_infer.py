@@ -10,7 +10,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from vesselseg import infer, nets
-from vesselseg.errors import CheckpointError, DataError
+from vesselseg.errors import CheckpointError, DataError, EnvironmentFault
 from vesselseg.fields import Volume
 from vesselseg.grid import Grid
 from vesselseg.infer import SegmentSettings, segment
@@ -266,3 +266,20 @@ def test_the_shipped_weights_find_a_ball(noise):
     assert errors["near_mean_voxel"] < 0.5
     assert errors["missed_share"] < 0.02
     assert metrics.coverage(result.phi_mm, truth, result.sigma_mm, volume.grid)["within_2"] > 0.8
+
+
+@pytest.mark.parametrize(("usable", "name"), [(0, "cuda"), (0, "cuda:0"), (2, "cuda:2")])
+def test_a_cuda_device_that_is_not_there_is_refused_before_any_work(monkeypatch, usable, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: usable > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: usable)
+    monkeypatch.setattr(infer, "load_model", lambda *_: pytest.fail("weights were read"))
+    volume = Volume(np.zeros((16, 16, 16), "f4"), Grid.from_spacing((16, 16, 16), 1.0))
+    with pytest.raises(EnvironmentFault, match=f"device {name} is not usable"):
+        segment(volume, settings=SegmentSettings(device=name))
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1"])
+def test_a_device_that_is_there_is_taken(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    infer.require_device(SegmentSettings(device=name).device)

@@ -13,7 +13,7 @@ import torch
 
 from vesselseg import nets, training
 from vesselseg.config import build
-from vesselseg.errors import CheckpointError, ConfigError, NumericalError
+from vesselseg.errors import CheckpointError, ConfigError, EnvironmentFault, NumericalError
 from vesselseg.fields import Case
 from vesselseg.nets import checkpoint
 from vesselseg.nets.samples import Cases
@@ -192,3 +192,15 @@ def test_a_small_2d_network_trains_too(tmp_path):
     path = fit(TrainConfig(**QUICK | {"dims": 2, "steps": 2}), disc, tmp_path)
     assert checkpoint.load(path).card["architecture"]["dims"] == 2
     assert nets.names() == ("vesselnet",)
+
+
+@pytest.mark.parametrize("name", ["foo", "cuda:", "CUDA", "auto", "cuda:0 "])
+def test_an_unknown_device_is_refused(name):
+    with pytest.raises(ConfigError, match="device: must be cpu, cuda or cuda:N"):
+        build(TrainConfig, {"steps": 1, "device": name})
+
+
+def test_a_missing_device_is_refused_before_the_folder_is_made(tmp_path):
+    with pytest.raises(EnvironmentFault, match="device cuda:999 is not usable"):
+        fit(TrainConfig(device="cuda:999", **QUICK), ball_case, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
