@@ -7,19 +7,49 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from .advect import curvature
 from .stencils import Array, lower_upper
 
 ROOT_TWO_PI = math.sqrt(2.0 * math.pi)
 SAME_WALL = 0.3  # cosine between normals below which two neighbours lie on different walls
 
 
+@njit(error_model="numpy")
+def second_differences(
+    phi: Array, k: int, j: int, i: int, hz: float, hy: float, hx: float
+) -> tuple[float, float, float, float, float, float]:
+    """Hessian (zz, yy, xx, zy, zx, yx) of phi at the voxel, or beside it at a face of the box.
+
+    Clamped neighbours would invent a bend at the faces, where vessels leave the field of view.
+    """
+    nz, ny, nx = phi.shape
+    k = min(max(k, 1), max(nz - 2, 0))
+    j = min(max(j, 1), max(ny - 2, 0))
+    i = min(max(i, 1), max(nx - 2, 0))
+    ka, kb = lower_upper(nz, k, 1)
+    ja, jb = lower_upper(ny, j, 1)
+    ia, ib = lower_upper(nx, i, 1)
+    here = 2.0 * phi[k, j, i]
+    zz = (phi[kb, j, i] - here + phi[ka, j, i]) / (hz * hz)
+    yy = (phi[k, jb, i] - here + phi[k, ja, i]) / (hy * hy)
+    xx = (phi[k, j, ib] - here + phi[k, j, ia]) / (hx * hx)
+    zy = (phi[kb, jb, i] - phi[kb, ja, i] - phi[ka, jb, i] + phi[ka, ja, i]) / (4.0 * hz * hy)
+    zx = (phi[kb, j, ib] - phi[kb, j, ia] - phi[ka, j, ib] + phi[ka, j, ia]) / (4.0 * hz * hx)
+    yx = (phi[k, jb, ib] - phi[k, jb, ia] - phi[k, ja, ib] + phi[k, ja, ia]) / (4.0 * hy * hx)
+    return zz, yy, xx, zy, zx, yx
+
+
 @njit(parallel=True, cache=True, error_model="numpy")
 def wall_geometry(
-    phi: Array, index: Array, normal: Array, kappa: Array, hz: float, hy: float, hx: float
-) -> None:
-    """Write unit normals (n, 3: z, y, x) and mean curvature of phi at listed voxels."""
+    phi: Array, index: Array, normal: Array, kappa: Array, bend: Array,
+    hz: float, hy: float, hx: float,
+) -> None:  # fmt: skip
+    """Write unit normals (n, 3: z, y, x), mean curvature and blur bend at listed voxels.
+
+    The mean curvature is tr H - nᵀ H n, 1/mm. The bend tr[H (M - M n nᵀ M / nᵀ M n)] with
+    M = diag(h²) is its counterpart for a blur of one voxel along each axis, mm.
+    """
     nz, ny, nx = phi.shape
+    cap = 2.0 / min(hz, hy, hx)
     for n in prange(index.shape[0]):
         k = index[n, 0]
         j = index[n, 1]
@@ -31,37 +61,46 @@ def wall_geometry(
         gy = (phi[k, jb, i] - phi[k, ja, i]) / (max(jb - ja, 1) * hy)
         gx = (phi[k, j, ib] - phi[k, j, ia]) / (max(ib - ia, 1) * hx)
         norm = max(math.sqrt(gz * gz + gy * gy + gx * gx), 1e-6)
-        normal[n, 0] = gz / norm
-        normal[n, 1] = gy / norm
-        normal[n, 2] = gx / norm
-        kappa[n], _ = curvature(phi, k, j, i, hz, hy, hx)
+        gz /= norm
+        gy /= norm
+        gx /= norm
+        normal[n, 0] = gz
+        normal[n, 1] = gy
+        normal[n, 2] = gx
+        zz, yy, xx, zy, zx, yx = second_differences(phi, k, j, i, hz, hy, hx)
+        along = zz * gz * gz + yy * gy * gy + xx * gx * gx
+        along += 2.0 * (zy * gz * gy + zx * gz * gx + yx * gy * gx)
+        # The Hessian of a distance divided by |∇phi| is the shape operator.
+        kappa[n] = min(max((zz + yy + xx - along) / norm, -cap), cap)
+        mz = hz * hz * gz
+        my = hy * hy * gy
+        mx = hx * hx * gx
+        across = max(mz * gz + my * gy + mx * gx, 1e-20)
+        blurred = zz * mz * mz + yy * my * my + xx * mx * mx
+        blurred += 2.0 * (zy * mz * my + zx * mz * mx + yx * my * mx)
+        bend[n] = (zz * hz * hz + yy * hy * hy + xx * hx * hx - blurred / across) / norm
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def blurred_occupancy(
-    phi: Array,
-    normal: Array,
-    kappa: Array,
-    psf: float,
-    inside: Array,
-    slope: Array,
-    hz: float,
-    hy: float,
-    hx: float,
-) -> None:
+    phi: Array, normal: Array, bend: Array, psf: float, inside: Array, slope: Array,
+    hz: float, hy: float, hx: float,
+) -> None:  # fmt: skip
     """Write the blurred lumen fraction P and dP/d(outward displacement) of listed voxels.
 
-    P = Φ(-(phi + s² κ / 2) / s): a Gaussian blur of s.d. s along the normal of a wall with mean
-    curvature κ, to second order. The voxel box adds h²/12 per axis to s². ``psf`` is the s.d. of
-    the blur in voxels.
+    P = Φ(-(phi + shift) / s): a Gaussian blur with covariance Σ = (psf² + 1/12) diag(h²), of s.d.
+    s = √(nᵀ Σ n) along the normal, moves the half-way point of a curved wall inward by
+    ½ tr[H (Σ - Σ n nᵀ Σ / nᵀ Σ n)], to second order; s² κ / 2 for even voxels. ``psf`` is in
+    voxels, the voxel box adds 1/12.
     """
+    width = psf * psf + 1.0 / 12.0
     for n in prange(phi.shape[0]):
-        s2 = (psf * psf + 1.0 / 12.0) * (
+        s2 = width * (
             (normal[n, 0] * hz) ** 2 + (normal[n, 1] * hy) ** 2 + (normal[n, 2] * hx) ** 2
         )
-        s = math.sqrt(s2)
-        # Beyond 2s the expansion in the curvature no longer holds: cap its shift.
-        shift = min(max(0.5 * s2 * kappa[n], -0.5 * s), 0.5 * s)
+        s = math.sqrt(max(s2, 1e-20))
+        # Beyond half of s the expansion in the curvature no longer holds.
+        shift = min(max(0.5 * width * bend[n], -0.5 * s), 0.5 * s)
         a = (phi[n] + shift) / s
         inside[n] = 0.5 * math.erfc(a / math.sqrt(2.0))
         slope[n] = math.exp(-0.5 * a * a) / (ROOT_TWO_PI * s)
@@ -92,16 +131,6 @@ def wall_neighbours(label: Array, index: Array, normal: Array, table: Array) -> 
                 )
                 m = m if cosine > SAME_WALL else -1
             table[n, side] = m
-
-
-@njit(parallel=True, cache=True, error_model="numpy")
-def shift_wall(phi: Array, index: Array, displacement: Array, out: Array) -> None:
-    """Write out = phi - displacement at listed voxels: the wall moves outward by it."""
-    for n in prange(index.shape[0]):
-        k = index[n, 0]
-        j = index[n, 1]
-        i = index[n, 2]
-        out[k, j, i] = phi[k, j, i] - displacement[n]
 
 
 @njit(cache=True, error_model="numpy")

@@ -51,7 +51,7 @@ def fit_appearance(
     n = len(band.phi_mm)
     inside, slope = np.empty(n), np.empty(n)
     kernels.blurred_occupancy(
-        band.phi_mm, band.normal, band.kappa, psf, inside, slope, *band.spacing
+        band.phi_mm, band.normal, band.bend, psf, inside, slope, *band.spacing
     )
     samples = kernels.gather(band.index, image).astype(np.float64)
     trust = np.ones(n) if weight is None else weight

@@ -19,8 +19,9 @@ CORE = 1.5  # half-width, in largest spacings, of the layer that carries the dis
 class Band:
     """Voxels within a distance of the wall, sorted so that the core comes first.
 
-    ``phi_mm``, ``kappa`` (of the nearest wall point, 1/mm) are (n,), ``normal`` (n, 3) in array
-    order; the first ``core`` entries form the layer along which displacements are solved for.
+    ``phi_mm``, ``kappa`` and ``bend`` (of the nearest wall point; 1/mm and mm, see
+    ``cuda_kernels.wall``) are (n,), ``normal`` (n, 3) in array order; the first
+    ``core`` entries form the layer along which displacements are solved for.
     """
 
     points: ClosestPoints
@@ -28,6 +29,7 @@ class Band:
     phi_mm: NDArray[np.float64]
     normal: NDArray[np.float64]
     kappa: NDArray[np.float64]
+    bend: NDArray[np.float64]
     core: int
 
     @property
@@ -39,6 +41,14 @@ class Band:
     def spacing(self) -> tuple[float, ...]:
         """Voxel size of the 3-D array, mm."""
         return self.points.spacing_mm
+
+    def spread(self, core_values: NDArray, beyond: float = 0.0) -> NDArray[np.float64]:
+        """Make a field that is constant along normals from values at the core voxels."""
+        near = np.full(self.distance_field.shape, beyond)
+        kernels.scatter(self.index[: self.core], core_values, near)
+        out = np.full(near.shape, beyond)
+        kernels.scatter(self.index, self.points.extend(near), out)
+        return out
 
     def graph(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Connect the core: neighbours along the wall, and the core voxel of each wall point.
@@ -71,10 +81,16 @@ def make_band(phi: NDArray, spacing: tuple[float, ...], band_mm: float) -> Band:
         found.index_kji[order], found.points[order], found.distance_mm[order], spacing
     )
     n = len(order)
-    normal, kappa = np.empty((n, 3)), np.empty(n)
-    kernels.wall_geometry(field, found.index_kji, normal, kappa, *spacing)
-    bend = np.zeros(phi.shape)
-    kernels.scatter(found.index_kji, kappa, bend)
+    normal, kappa, bend = np.empty((n, 3)), np.empty(n), np.empty(n)
+    kernels.wall_geometry(field, found.index_kji, normal, kappa, bend, *spacing)
     core = int(np.count_nonzero(found.distance_mm <= core_mm))
     phi_mm = kernels.gather(found.index_kji, field).astype(np.float64)
-    return Band(found, field, phi_mm, normal, found.extend(bend), core)
+    kappa, bend = (_at_wall(found, values, phi.shape) for values in (kappa, bend))
+    return Band(found, field, phi_mm, normal, kappa, bend, core)
+
+
+def _at_wall(found: ClosestPoints, values: NDArray, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Sample listed values at the closest wall points."""
+    field = np.zeros(shape)
+    kernels.scatter(found.index_kji, values, field)
+    return found.extend(field)

@@ -1,6 +1,6 @@
 """The most probable displacement of the wall: one linear solve along the wall.
 
-Minimises Σ ω (r + J δ₀ - J δ)² / (2 σ²) + ½ ∫ τ ((1 - l² Δ_Γ) δ)² over the core of the band:
+Minimises Σ ω (r + J δ₀ - J δ)² / (2 σ²) + ½ ∫ ((1 - l² Δ_Γ) √τ δ)² over the core of the band:
 data of a linearised image model and a Matérn prior on the displacement from the start.
 """
 

@@ -6,22 +6,29 @@ import time
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from vesselseg.errors import DataError, NumericalError
 from vesselseg.fields import LevelSet, Progress, Refinement, StopReason, Volume, silent
 
 from .field import asfield, require_interface
 from .redistancing import redistance
-from .region import chan_vese_step
+from .region import chan_vese_step, with_the_starts_sigma
 from .settings import RefineSettings
-from .step import FIRST_LENGTH, Problem, State, fair, map_step, posterior
+from .step import (
+    FIRST_LENGTH,
+    LEARN_BLUR_AT,
+    Problem,
+    State,
+    fair,
+    map_step,
+    posterior,
+    prior_sigma,
+)
 
 STEPS = {"map": map_step, "chan_vese": chan_vese_step}
+FINISHES = {"map": posterior, "chan_vese": with_the_starts_sigma}
 DEFAULT_SIGMA = 0.5  # s.d. of a start that states none, in largest spacings
 COARSEST_REST = 0.1  # voxels: longer steps are never taken for rest
-SIGMA_LENGTH = 3.0  # voxels over which the start's s.d. is smoothed
-EARLIEST_STOP = 8  # steps: blur and prior are learnt before
 
 
 def refine(
@@ -61,9 +68,7 @@ def refine(
     clock = time.perf_counter()
     problem = pose(level_set, volume, settings)
     state, reason, history = iterate(problem, progress)
-    phi, sigma, estimates = posterior(problem, state)
-    if settings.energy != "map":
-        estimates["laplace"] = 0.0
+    phi, sigma, estimates = FINISHES[settings.energy](problem, state)
     flat = volume.grid.ndim == 2
     return Refinement(
         LevelSet(phi[0] if flat else phi, volume.grid, problem.band_mm),
@@ -89,16 +94,14 @@ def pose(level_set: LevelSet, volume: Volume, settings: RefineSettings) -> Probl
     band = max(settings.band * grid.h_max, level_set.band_mm)
     field, spacing = asfield(level_set.phi_mm, grid.spacing_mm)
     require_interface(field)
-    sigma = level_set.sigma_mm
-    if sigma is None:
-        sigma = np.full(grid.shape_kji, DEFAULT_SIGMA * grid.h_max, np.float32)
-    start, sigma = redistance(field, spacing, band_mm=band), sigma.reshape(field.shape)
+    start = redistance(field, spacing, band_mm=band)
+    sigma: NDArray = np.full(field.shape, DEFAULT_SIGMA * grid.h_max)
+    if level_set.sigma_mm is not None:
+        sigma = level_set.sigma_mm.reshape(field.shape)
     if settings.energy == "map":
         faired = redistance(fair(start, spacing, band), spacing, band_mm=band)
-        # Where the filter moved the wall it may have removed true detail: the prior says so.
-        variance = np.square(sigma) + np.square(faired - start)
-        # The displacement is smooth in units of the s.d.: a rough s.d. would print through.
-        start, sigma = faired, np.sqrt(gaussian_filter(variance, SIGMA_LENGTH))
+        sigma = prior_sigma(start, faired, sigma, spacing, band)
+        start = faired
     image = volume.values.reshape(field.shape)
     return Problem(image, start, sigma, spacing, band, grid.ndim - 1, settings)
 
@@ -124,13 +127,16 @@ def iterate(
 
 
 def at_rest(steps: list[float], tolerance: float) -> StopReason | None:
-    """Judge the steps so far, in voxels: short enough, or no longer shrinking and below a tenth."""
-    if len(steps) < EARLIEST_STOP:
+    """Judge the steps, in voxels: short enough, or no longer shrinking and below a tenth.
+
+    Steps before blur and prior were learnt for the last time do not count.
+    """
+    after = steps[max(LEARN_BLUR_AT) :]
+    if len(after) < 2:
         return None
-    if steps[-1] < tolerance:
+    if after[-1] < tolerance:
         return StopReason.CONVERGED
-    recent, before = min(steps[-3:]), min(steps[-6:-3])
-    if recent > 0.9 * before and recent < COARSEST_REST:
+    if len(after) >= 4 and COARSEST_REST > min(after[-2:]) > 0.9 * min(after[:-2]):
         return StopReason.RESOLUTION
     return None
 

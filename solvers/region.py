@@ -43,3 +43,10 @@ def chan_vese_step(problem: Problem, state: State) -> State:
     near = np.abs(state.phi) < problem.unit
     rms = float(np.sqrt(np.mean((phi[near] - state.phi[near]) ** 2)))
     return replace(state, phi=phi, steps=state.steps + 1, rms_mm=rms)
+
+
+def with_the_starts_sigma(
+    problem: Problem, state: State
+) -> tuple[NDArray, NDArray, dict[str, float]]:
+    """Return the final distance with the start's s.d.: this energy knows no uncertainty."""
+    return state.phi, problem.sigma, {}

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vesselseg.cuda_kernels import wall as kernels
-
 from .appearance import Appearance, blur_mm, estimate_psf, fit_appearance
 from .band import CORE, Band, make_band
 from .displacement import (
@@ -94,6 +92,24 @@ def fair(phi: NDArray, spacing: tuple[float, ...], band_mm: float) -> NDArray:
         move = np.clip(length**2 * (twice - once), -MAX_STEP * unit, MAX_STEP * unit)
         phi = moved_wall(band, move)
     return phi
+
+
+def prior_sigma(
+    start: NDArray, faired: NDArray, sigma: NDArray, spacing: tuple[float, ...], band_mm: float
+) -> NDArray[np.float64]:
+    """S.d. of a faired start about the truth, constant along normals.
+
+    Where the filter moved the wall it may have removed true detail, so that its move adds to the
+    start's own s.d. The displacement is smooth in units of the s.d.: it is smoothed along the
+    wall, as a rough s.d. would print through.
+    """
+    band = make_band(faired, spacing, band_mm)
+    table, _ = band.graph()
+    variance = band.points.extend(sigma.astype(np.float64)) ** 2 + band.points.extend(start) ** 2
+    length = FAIRING * max(spacing)
+    smooth = smooth_along_wall(variance[: band.core], table, length, spacing)
+    core = np.sqrt(np.maximum(smooth, variance[: band.core].min()))
+    return band.spread(core, float(np.median(core)))
 
 
 def map_step(problem: Problem, state: State) -> State:
@@ -205,12 +221,8 @@ def learn_prior(
 
 
 def moved_wall(band: Band, step: NDArray) -> NDArray:
-    """Shift the band by the step at each voxel's closest wall point."""
-    field = np.zeros(band.distance_field.shape)
-    kernels.scatter(band.index[: band.core], step, field)
-    out = band.distance_field.copy()
-    kernels.shift_wall(band.distance_field, band.index, band.points.extend(field), out)
-    return out
+    """Move the wall outward by the step: phi falls by it, constant along normals."""
+    return (band.distance_field - band.spread(step)).astype(band.distance_field.dtype)
 
 
 def posterior(problem: Problem, state: State) -> tuple[NDArray, NDArray, dict[str, float]]:
@@ -222,13 +234,9 @@ def posterior(problem: Problem, state: State) -> tuple[NDArray, NDArray, dict[st
         information(problem, band, look), prior.sigma_mm, prior.length_mm, prior.wall_dims
     )
     core_sigma = np.hypot(core_sigma, SIGMA_FLOOR * problem.unit)
-    field = np.full(problem.image.shape, np.median(core_sigma))
-    kernels.scatter(band.index[: band.core], core_sigma, field)
-    sigma = np.full_like(field, np.median(core_sigma))
-    kernels.scatter(band.index, band.points.extend(field), sigma)
+    sigma = band.spread(core_sigma, float(np.median(core_sigma)))
     contrast = float(np.median(np.abs(look.contrast[: band.core])))
     estimates = {
-        "laplace": 1.0,
         "noise": look.noise,
         "contrast": contrast,
         "wall_snr": contrast / look.noise,

@@ -40,6 +40,7 @@ class Row:
     area: NDArray[np.float64]
     radius: float
     snr: float
+    model_id: str
 
 
 def measured(job: tuple[tuple[str, ...], float, float, int]) -> list[Row]:
@@ -47,13 +48,15 @@ def measured(job: tuple[tuple[str, ...], float, float, int]) -> list[Row]:
     family, radius, snr, draws = job
     rows = []
     for facts, truth, image in cases(family, (radius,), snr, draws):
-        run = refine(LevelSet.from_probability(segment(image)), image)
+        found = segment(image)
+        run = refine(LevelSet.from_probability(found), image)
         wall = metrics.wall(run.level_set.phi_mm, image.grid)
         error = metrics.sample(np.asarray(truth, dtype=float), wall.index)
         sigma = metrics.sample(np.asarray(run.sigma_mm, dtype=float), wall.index)
         near = np.abs(error) <= metrics.NEAR_VOXELS * image.grid.h_min
         samples = (error[near], sigma[near], wall.area_mm2[near])
-        rows.append(Row(facts, *samples, mean_radius_voxels(run), run.estimates["wall_snr"]))
+        known = (mean_radius_voxels(run), run.estimates["wall_snr"], found.model_id)
+        rows.append(Row(facts, *samples, *known))
     return rows
 
 
@@ -84,11 +87,13 @@ def main() -> None:
     factor = np.reshape([fit_factor(part) for part in fitted], shape)
     radius = np.reshape([np.mean([row.radius for row in part]) for part in fitted], shape)
     name = f"{len(TUNING) * factor.size * given.draws} phantoms: {', '.join(TUNING)}"
-    table = Calibration(name, np.array(SNR), radius.mean(axis=0), factor, 0.0, 0.0, 0.0)
+    model_id = fitted[0][0].model_id
+    table = Calibration(name, model_id, np.array(SNR), radius.mean(axis=0), factor, 0.0, 0.0, 0.0)
     rows = [stated(row, table) for part in reported for row in part]
     bias = [row["bias_voxel"] for row in rows]
     tree = {
         "name": name,
+        "model_id": model_id,
         "snr": list(SNR),
         "radius_voxels": table.radius_voxels.round(3).tolist(),
         "factor": factor.round(3).tolist(),

@@ -30,6 +30,8 @@ class Calibration:
     ----------
     name : str
         Names the phantoms they were fitted on.
+    model_id : str
+        The network that found their lumen: another start has another error.
     snr, radius_voxels : (n,), (m,) arrays, rising
     factor : (n, m) array
         Multiplies the standard deviation.
@@ -38,6 +40,7 @@ class Calibration:
     """
 
     name: str
+    model_id: str
     snr: NDArray[np.float64]
     radius_voxels: NDArray[np.float64]
     factor: NDArray[np.float64]
@@ -67,6 +70,7 @@ def shipped() -> Calibration:
 
     return Calibration(
         tree["name"],
+        tree["model_id"],
         array("snr"),
         array("radius_voxels"),
         array("factor"),
@@ -79,14 +83,15 @@ def shipped() -> Calibration:
 def calibrated(refinement: Refinement, table: Calibration | None = None) -> Refinement:
     """Scale the standard deviation of a refined 3-D wall and state what it covers.
 
-    Outside the classes of the table, in 2-D and for other energies the refinement comes back as
-    it is, and the prior says that it is not calibrated.
+    Outside the classes of the table and in 2-D the refinement comes back as it is, and the prior
+    says that it is not calibrated. It holds for the default settings and the network named in the
+    table alone: the caller sees to that.
     """
     table = table or shipped()
     grid, known = refinement.level_set.grid, refinement.estimates
     radius = mean_radius_voxels(refinement)
     snr = known.get("wall_snr", 0.0)
-    if grid.ndim != 3 or known.get("laplace", 0.0) != 1.0 or not table.covers(snr, radius):
+    if grid.ndim != 3 or not table.covers(snr, radius):
         return refinement
     estimates = {
         "coverage_2sigma": table.coverage_2sigma,

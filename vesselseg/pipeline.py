@@ -100,7 +100,10 @@ def build_prior(
     level_set = LevelSet.from_probability(start) if isinstance(start, Probability) else start
     level_set = chosen(level_set, config)
     refined = refine(level_set, volume, config.refine, progress=progress)
-    refined = calibrated(replace(refined, level_set=chosen(refined.level_set, config)))
+    refined = replace(refined, level_set=chosen(refined.level_set, config))
+    evidence = None if probability is None else probability.model_id
+    if evidence == shipped().model_id and config.refine == RefineSettings():
+        refined = calibrated(refined)
     progress("prior", 0.0, "fields and surface")
     provenance = {
         "config": config.model_dump(mode="json"),
