@@ -210,25 +210,26 @@ def reinit_stage(
             out[k, j, i] = here
             continue
         sign = -1.0 if here < 0.0 else 1.0
-        az = hz
-        ay = hy
-        ax = hx
-        if n < walls:
-            az = min(arms[n, 0], arms[n, 1])
-            ay = min(arms[n, 2], arms[n, 3])
-            ax = min(arms[n, 4], arms[n, 5])
-            zl, zr = _wall_pair(phi, sign, k, j, i, 0, arms[n, 0], arms[n, 1], hz)
-            yl, yr = _wall_pair(phi, sign, k, j, i, 1, arms[n, 2], arms[n, 3], hy)
-            xl, xr = _wall_pair(phi, sign, k, j, i, 2, arms[n, 4], arms[n, 5], hx)
-        else:
-            zl, zr = _pair(phi, sign, k, j, i, 0, order, far, hz)
-            yl, yr = _pair(phi, sign, k, j, i, 1, order, far, hy)
-            xl, xr = _pair(phi, sign, k, j, i, 2, order, far, hx)
-        g2 = upwind_sq(zl, zr, True) + upwind_sq(yl, yr, True) + upwind_sq(xl, xr, True)
-        dt = cfl / math.sqrt(1.0 / (az * az) + 1.0 / (ay * ay) + 1.0 / (ax * ax))
+        g2 = 0.0
+        rate = 0.0
+        shortest = math.inf
+        for axis in range(3):  # one copy of the stencils: three take three times as long to compile
+            h = hz if axis == 0 else (hy if axis == 1 else hx)
+            arm = h
+            if n < walls:
+                below = arms[n, 2 * axis]
+                above = arms[n, 2 * axis + 1]
+                arm = min(below, above)
+                left, right = _wall_pair(phi, sign, k, j, i, axis, below, above, h)
+            else:
+                left, right = _pair(phi, sign, k, j, i, axis, order, far, h)
+            g2 += upwind_sq(left, right, True)
+            rate += 1.0 / (arm * arm)
+            shortest = min(shortest, arm)
+        dt = cfl / math.sqrt(rate)
         u = sign * here
         new = ca * sign * base[k, j, i] + cb * (u + dt * (1.0 - math.sqrt(g2)))
-        new = min(max(new, 1e-3 * min(az, ay, ax)), far)
+        new = min(max(new, 1e-3 * shortest), far)
         out[k, j, i] = sign * new
 
 
