@@ -74,8 +74,8 @@ def prior(terminal: Terminal, options: Options) -> None:
         raise NumericalError(
             "the refinement did not converge", path=options.input, remedy="raise refine.iterations"
         )
-    built.write(options.output, overwrite=options.overwrite)
-    show(written(built, options.output), options.json, lambda: str(options.output))
+    digest = built.write(options.output, overwrite=options.overwrite)
+    show(written(built, options.output, digest), options.json, lambda: str(options.output))
 
 
 def refine(terminal: Terminal, options: Options) -> None:
@@ -272,11 +272,8 @@ def plan(grid: dict[str, Any], config: dict[str, Any], needed: int) -> None:
     show({"grid": grid, "config": config, "memory_bytes": needed}, True, str)
 
 
-def written(built: BoundaryPrior, path: Path) -> dict[str, Any]:
+def written(built: BoundaryPrior, path: Path, digest: str) -> dict[str, Any]:
     """Describe a prior that was written."""
-    from .prior_check import summary
-
-    digest = summary(type(built).read(path))["content_sha256"]
     facts = {"file": str(path), "content_sha256": digest, "quality": dict(built.quality)}
     return {**facts, "warnings": list(built.warnings)}
 

@@ -86,7 +86,7 @@ def table(result: dict[str, Any]) -> str:
     cover = phantom["coverage"]
     lines = [
         f"carotid   {carotid['components']} lumen components, {carotid['end']}; "
-        f"check {_verdict(carotid)}; {CAROTID_NOTE}",
+        f"check {_verdict(carotid)}; voxel size unknown",
         f"          {carotid['prior']}",
         f"          {carotid['picture']}",
         f"phantom   {phantom['name'].replace('_', ' ')}, radius {RADIUS_VOXELS:g} voxels, voxel "
@@ -149,7 +149,7 @@ def _phantom(paths: dict[str, Path], seed: int, progress: Progress) -> dict[str,
     prior.write(paths["phantom.prior.h5"], overwrite=True)
     write_bytes(paths["phantom.png"], preview(prior))
     progress("comparison", 0.0, "isosurface and Chan-Vese")
-    refined = 1e3 * np.asarray(prior.phi_mean_m, dtype=np.float64)
+    refined = prior.phi_mean_mm
     walls: dict[str, Any] = {
         "network": found.phi_mm,
         "refined": refined,
@@ -157,7 +157,7 @@ def _phantom(paths: dict[str, Path], seed: int, progress: Progress) -> dict[str,
         "chan_vese": chan_vese(volume, found),
     }
     errors = {name: metrics.wall_errors(phi, truth, grid) for name, phi in walls.items()}
-    cover = metrics.coverage(refined, truth, 1e3 * prior.phi_std_m, grid)
+    cover = metrics.coverage(refined, truth, prior.phi_std_mm, grid)
     focus = np.round(grid.index(shape.crease_xyz.mean(axis=0))).astype(int)
     picture = compare(volume, truth, walls, errors, cover, NAMES, focus)
     write_bytes(paths["comparison.png"], picture)
@@ -211,7 +211,7 @@ def _within(case: str, progress: Progress) -> Progress:
 
 
 def _ending(prior: BoundaryPrior) -> dict[str, Any]:
-    steps = len(prior.arrays.get("/quality/step_rms", ()))
+    steps = len(prior.step_rms_mm)
     converged = bool(prior.quality["converged"])
     end = f"{'converged' if converged else 'not converged'} after {steps} steps"
     return {"steps": steps, "converged": converged, "end": end}

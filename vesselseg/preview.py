@@ -15,10 +15,12 @@ from .grid import Grid
 from .preview_panels import (
     AMBER,
     FAINT,
+    MILLIMETRE,
     NETWORK,
     PAGE,
     STYLE,
     WALL,
+    Unit,
     caption,
     fine,
     frame,
@@ -67,13 +69,30 @@ class Scene:
     probability: Array | None = None
     step_rms: Array = field(default_factory=lambda: np.zeros(0))
     evidence: str = "network"
-    facts: str = ""
+    facts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def oriented(self) -> bool:
         """Whether the axes of the world are those of the patient."""
         return not any(word in note for note in self.notes for word in UNKNOWN)
+
+    @property
+    def unit(self) -> Unit:
+        """What lengths are written in: the finest voxel where its size in mm was assumed."""
+        assumed = any(word in note for note in self.notes for word in ASSUMED)
+        return Unit("voxels", self.grid.h_min) if assumed else MILLIMETRE
+
+    @property
+    def size(self) -> str:
+        """The extent in voxels, and what is known of a voxel's size."""
+        grid = self.grid
+        text = " × ".join(str(n) for n in grid.shape_kji[::-1]) + " voxels"
+        sides = [s / self.unit.mm for s in grid.spacing_mm[::-1]]
+        if self.unit == MILLIMETRE:
+            return f"{text} of {' × '.join(f'{s:.3g}' for s in sides)} mm"
+        cubic = grid.h_max <= 1.001 * grid.h_min
+        return text if cubic else f"{text}, sides {' : '.join(f'{s:.3g}' for s in sides)}"
 
 
 def preview(prior: BoundaryPrior, volume: Volume | None = None, *, dpi: int = 150) -> bytes:
@@ -108,28 +127,25 @@ def scene_of(prior: BoundaryPrior, volume: Volume | None = None) -> Scene:
         raise DataError("scan and prior lie on different grids", found=volume.grid.shape_kji)
     evidence = str(prior.attributes["/images/probability"]["source"])
     case_id = str(prior.attributes["/"]["case_id"])
-    sizes = " × ".join(str(n) for n in grid.shape_kji[::-1])
-    voxel = " × ".join(f"{s:.3g}" for s in grid.spacing_mm[::-1])
     parts = int(prior.attributes["/geometry"]["n_components"])
-    steps = 1e3 * np.asarray(arrays.get("/quality/step_rms", ()), dtype=np.float64)
+    steps = prior.step_rms_mm
     ended = "converged" if prior.quality["converged"] else "not converged"
     facts = (
-        f"{sizes} voxels of {voxel} mm",
         f"{parts} component" + ("s" if parts > 1 else ""),
         f"{ended} after {len(steps)} steps",
     )
     return Scene(
         name=str(prior.provenance.get("input", {}).get("name", "")) or case_id,
         grid=grid,
-        phi=1e3 * prior.phi_mean_m,
-        sigma=1e3 * prior.phi_std_m,
-        vertices=1e3 * prior.vertices_m,
+        phi=prior.phi_mean_mm,
+        sigma=prior.phi_std_mm,
+        vertices=prior.vertices_mm,
         faces=np.asarray(prior.faces),
-        vertex_sigma=1e3 * np.asarray(prior.vertex_std_m, dtype=np.float64),
+        vertex_sigma=prior.vertex_std_mm,
         image=arrays.get("/images/magnitude") if volume is None else volume.values,
         probability=None if evidence == "derived" else arrays["/images/probability"],
         step_rms=steps,
-        facts="  ·  ".join(facts),
+        facts=facts,
         notes=prior.warnings,
         evidence=evidence,
     )
@@ -156,7 +172,8 @@ def draw(scene: Scene, *, dpi: int = 150) -> bytes:
 
 def _title(figure: Figure, scene: Scene) -> None:
     figure.text(0.025, 0.955, scene.name, size=17, weight="bold", va="center")
-    figure.text(0.025, 0.918, scene.facts, size=10, color=FAINT, va="center")
+    facts = "  ·  ".join((scene.size, *scene.facts))
+    figure.text(0.025, 0.918, facts, size=10, color=FAINT, va="center")
     shown = [n for n in scene.notes if any(word in n for word in ASSUMED)]
     if shown:
         text = shown[0] if len(shown[0]) <= 90 else shown[0][:89] + "…"
@@ -207,7 +224,7 @@ def _slice(axes: Axes, scene: Scene, plane: Plane, focus: Array | None, radius: 
     if focus is not None:
         window(axes, plane.place(scene.grid, focus), radius, step)
     frame(axes, plane)
-    scale_bar(axes)
+    scale_bar(axes, scene.unit)
 
 
 def _legend(figure: Figure, scene: Scene, y: float, centre: float = 0.5) -> None:
@@ -246,7 +263,7 @@ def _projection(axes: Axes, scene: Scene) -> None:
     outline(axes, right, up, phi, colors=WALL, linewidths=1.0)
     axes.set_anchor("N")
     frame(axes, plane)
-    scale_bar(axes)
+    scale_bar(axes, scene.unit)
     caption(axes, "maximum-intensity projection")
 
 
@@ -258,8 +275,8 @@ def _surface(figure: Figure, axes: Axes, scene: Scene) -> None:
 
     vertices, faces, sigma = decimate(scene.vertices, scene.faces, scene.vertex_sigma)
     corners = (vertices - vertices.mean(axis=0)) @ camera().T
-    norm = _sigma_norm(scene.vertex_sigma)
-    colours = shade(sigma_map()(norm(sigma))[:, :3], vertex_normals(corners, faces))
+    norm = _sigma_norm(scene)
+    colours = shade(sigma_map()(norm(sigma / scene.unit.mm))[:, :3], vertex_normals(corners, faces))
     depth = corners[:, 2]
     fog = 0.35 * (depth.max() - depth[:, None]) / max(float(np.ptp(depth)), 1e-9)
     colours = colours * (1 - fog) + np.array(to_rgb(PAGE)) * fog
@@ -272,12 +289,14 @@ def _surface(figure: Figure, axes: Axes, scene: Scene) -> None:
     axes.add_collection(mesh)
     _fit(axes, corners[:, :2])
     caption(axes, "wall, coloured by its standard deviation")
-    _colour_bar(figure, axes, norm)
+    _colour_bar(figure, axes, norm, scene.unit)
 
 
-def _sigma_norm(sigma: Array) -> Any:
+def _sigma_norm(scene: Scene) -> Any:
+    """Return the range of the colours, in the unit of the scene."""
     from matplotlib.colors import Normalize
 
+    sigma = scene.vertex_sigma / scene.unit.mm
     low, high = np.percentile(sigma, (2.0, 98.0)) if len(sigma) else (0.0, 1.0)
     middle = (low + high) / 2
     half = max((high - low) / 2, 0.15 * middle, 1e-6)  # a constant s.d. must not look varied
@@ -294,7 +313,7 @@ def _fit(axes: Axes, points: Array, margin: float = 0.04) -> None:
     axes.axis("off")
 
 
-def _colour_bar(figure: Figure, axes: Axes, norm: Any) -> None:
+def _colour_bar(figure: Figure, axes: Axes, norm: Any, unit: Unit) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.ticker import MaxNLocator
 
@@ -304,7 +323,7 @@ def _colour_bar(figure: Figure, axes: Axes, norm: Any) -> None:
     bar.locator = MaxNLocator(5, steps=[1, 2, 5, 10])
     bar.update_ticks()
     bar.ax.tick_params(labelsize=8.5, length=2)
-    bar.ax.set_title("mm", size=8.5, color=FAINT, pad=5)
+    bar.ax.set_title(unit.name, size=8.5, color=FAINT, pad=5)
 
 
 def _edges(figure: Figure, axes: Axes, scene: Scene) -> None:
@@ -314,13 +333,13 @@ def _edges(figure: Figure, axes: Axes, scene: Scene) -> None:
     plane = planes(scene.grid, scene.oriented)[0]
     index = scene.grid.index(scene.vertices)
     points = np.array([plane.place(scene.grid, point) for point in index])
-    norm = _sigma_norm(scene.vertex_sigma)
+    norm = _sigma_norm(scene)
     lines = LineCollection(list(points[scene.faces]), norm=norm, cmap=sigma_map(), linewidths=2.6)
-    lines.set_array(scene.vertex_sigma[scene.faces].mean(axis=1))
+    lines.set_array(scene.vertex_sigma[scene.faces].mean(axis=1) / scene.unit.mm)
     axes.add_collection(lines)
     _fit(axes, points)
     caption(axes, "wall, coloured by its standard deviation")
-    _colour_bar(figure, axes, norm)
+    _colour_bar(figure, axes, norm, scene.unit)
 
 
 def _convergence(axes: Axes, scene: Scene) -> None:
@@ -329,7 +348,7 @@ def _convergence(axes: Axes, scene: Scene) -> None:
     axes.set_facecolor(PAGE)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    rms = scene.step_rms[scene.step_rms > 0]
+    rms = scene.step_rms[scene.step_rms > 0] / scene.unit.mm
     if len(rms):
         steps = np.arange(1, len(rms) + 1)
         axes.plot(steps, rms, color=WALL, lw=1.8, marker="o", ms=4, mec=PAGE, mew=0.8)
@@ -343,5 +362,5 @@ def _convergence(axes: Axes, scene: Scene) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.tick_params(which="both", labelsize=9, length=3)
     axes.set_xlabel("refinement step", size=9.5)
-    axes.set_ylabel("rms displacement, mm", size=9.5)
+    axes.set_ylabel(f"rms displacement, {scene.unit.name}", size=9.5)
     caption(axes, "convergence")

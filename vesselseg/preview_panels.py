@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,21 @@ STYLE: dict[Any, Any] = {
     "figure.facecolor": PAGE,
     "savefig.facecolor": PAGE,
 }
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What lengths are written in: ``name``, and how many of the grid's mm one of them is."""
+
+    name: str = "mm"
+    mm: float = 1.0
+
+    def text(self, length: float) -> str:
+        """Return a length with its unit."""
+        return f"{length:g} {self.name.removesuffix('s') if length == 1 else self.name}"
+
+
+MILLIMETRE = Unit()
 
 
 def ruler(coarse: Any, fine: Any, step: tuple[float, float]) -> tuple[Array, Array]:
@@ -108,21 +124,23 @@ def frame(axes: Axes, plane: Plane) -> None:
             text.set(weight="bold", color=INK, size=10)
 
 
-def scale_bar(axes: Axes) -> None:
-    """Draw a bar of a round length in the lower right corner."""
+def scale_bar(axes: Axes, unit: Unit = MILLIMETRE) -> None:
+    """Draw a bar of a round length in the lower right corner; the axes are in mm."""
     from matplotlib.patheffects import withStroke
 
     halo = [withStroke(linewidth=3.5, foreground="black", alpha=0.7)]
     left, right = axes.get_xlim()
     bottom, top = axes.get_ylim()
     width = right - left
-    length = max(v for v in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if v <= max(width / 4, 0.1))
+    most = max(width / unit.mm / 4, 0.1)
+    round_length = max(v for v in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if v <= most)
+    length = round_length * unit.mm
     x, y = right - 0.04 * width - length, bottom + 0.055 * (top - bottom)
     axes.plot([x, x + length], [y, y], color=INK, lw=2.2, solid_capstyle="butt", path_effects=halo)
     axes.text(
         x + length / 2,
         y + 0.02 * (top - bottom),
-        f"{length:g} mm",
+        unit.text(round_length),
         ha="center",
         va="bottom",
         size=8.5,

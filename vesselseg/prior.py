@@ -143,8 +143,13 @@ class BoundaryPrior:
 
         return cls(*decode(path))
 
-    def write(self, path: PathLike, *, overwrite: bool = False) -> None:
+    def write(self, path: PathLike, *, overwrite: bool = False) -> str:
         """Write the prior file whole or not at all; equal content gives equal bytes.
+
+        Returns
+        -------
+        str
+            The file's ``content_sha256``.
 
         Raises
         ------
@@ -156,8 +161,11 @@ class BoundaryPrior:
             Folder, permission, disk.
         """
         from .io.atomic import write_bytes
+        from .prior_file import stored_digest
 
-        write_bytes(path, self.to_bytes(), overwrite=overwrite)
+        data = self.to_bytes()
+        write_bytes(path, data, overwrite=overwrite)
+        return stored_digest(data)
 
     def to_bytes(self) -> bytes:
         """Return the bytes of the prior file after validating the content."""
@@ -234,6 +242,31 @@ class BoundaryPrior:
         return self.arrays["/surface/vertex_std"]
 
     @property
+    def phi_mean_mm(self) -> NDArray[np.float64]:
+        """Mean signed distance to the wall, mm."""
+        return _mm(self.phi_mean_m)
+
+    @property
+    def phi_std_mm(self) -> NDArray[np.float64]:
+        """Standard deviation of the wall position, mm."""
+        return _mm(self.phi_std_m)
+
+    @property
+    def vertices_mm(self) -> NDArray[np.float64]:
+        """Vertices of the wall, (nv, 3), RAS+ mm."""
+        return _mm(self.vertices_m)
+
+    @property
+    def vertex_std_mm(self) -> NDArray[np.float64]:
+        """Standard deviation of the wall position at the vertices, mm."""
+        return _mm(self.vertex_std_m)
+
+    @property
+    def step_rms_mm(self) -> NDArray[np.float64]:
+        """Rms displacement of each refinement step, mm; empty if none was recorded."""
+        return _mm(self.arrays.get("/quality/step_rms", np.zeros(0)))
+
+    @property
     def quality(self) -> Mapping[str, Any]:
         """Figures of merit, by name."""
         return {k: v for k, v in self.attributes["/quality"].items() if k != "warnings"}
@@ -248,6 +281,10 @@ class BoundaryPrior:
         """The parsed provenance."""
         result: dict[str, Any] = json.loads(self.arrays["/provenance/json"].tobytes())
         return result
+
+
+def _mm(lengths_m: NDArray[Any]) -> NDArray[np.float64]:
+    return lengths_m.astype(np.float64) / METRE_PER_MM
 
 
 def without_paths(value: Any) -> Any:

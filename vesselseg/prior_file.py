@@ -8,6 +8,7 @@ format, fletcher32), every dataset by its SHA-256, and everything but the volati
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -60,6 +61,12 @@ def encode(arrays: Arrays, attributes: Attributes) -> bytes:
         file.attrs["content_sha256"] = np.bytes_(content_digest(file))
         file.flush()
         return bytes(file.id.get_file_image())
+
+
+def stored_digest(data: bytes) -> str:
+    """Return the ``content_sha256`` that the bytes of a file state."""
+    with h5py.File(io.BytesIO(data), "r") as file:
+        return str(_text(file.attrs["content_sha256"]))
 
 
 def decode(

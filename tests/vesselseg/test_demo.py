@@ -1,6 +1,7 @@
 """The demonstration."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -39,6 +40,25 @@ def test_files_of_an_earlier_run_are_not_replaced_unasked(tmp_path):
     assert (tmp_path / "comparison.png").read_bytes() == b"mine"
 
 
+def assert_only_the_phantom_has_millimetres(text):
+    carotid, _, phantom = text.partition("\nphantom ")
+    assert "voxel size unknown" in carotid
+    assert not re.search(r"\dmm|\bmm", carotid)
+    assert re.search(r"\bmm\b", phantom)
+
+
+def test_the_table_states_no_length_of_the_carotid_in_millimetres():
+    ending = {"end": "converged after 9 steps", "check": {"ok": True}}
+    row = {f"{figure}_{unit}": 0.1 for figure in demo.FIGURES for unit in ("mm", "voxel")}
+    errors = dict.fromkeys(demo.NAMES, row | {"normal_rms_deg": 5.0})
+    files = dict.fromkeys(("prior", "picture", "comparison"), "file")
+    phantom = {"name": demo.PHANTOM, "errors": errors, "coverage": {"within_1": 0.7}}
+    phantom["coverage"]["within_2"] = 0.95
+    carotid = {"components": 2, **ending, **files}
+    parts = {"carotid": carotid, "phantom": {**phantom, **ending, **files}, "seconds": 9.0}
+    assert_only_the_phantom_has_millimetres(demo.table(parts))
+
+
 @pytest.mark.slow
 def test_the_demo_beats_network_and_isosurface_and_its_priors_pass(tmp_path):
     result = demo.run_demo(tmp_path / "out")
@@ -51,4 +71,4 @@ def test_the_demo_beats_network_and_isosurface_and_its_priors_pass(tmp_path):
     assert mean["refined"] < 0.85 * min(mean["network"], mean["isosurface"])
     text = demo.table(result)
     assert "passed" in text
-    assert not any(" m³" in line or "mm³" in line for line in text.splitlines())
+    assert_only_the_phantom_has_millimetres(text)

@@ -1,6 +1,8 @@
 """Pictures of priors: what is where, in any orientation, in two and three dimensions."""
 
 import io
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,6 +76,55 @@ def test_a_prior_with_and_without_images_becomes_a_png(shape, spacing, full):
 def test_the_same_scene_gives_the_same_bytes():
     scene = scene_of_ball(Grid.from_spacing((12, 12, 12), 1.0), 4.0)
     assert draw(scene, dpi=40) == draw(scene, dpi=40)
+
+
+def texts_of(scene, monkeypatch):
+    """Every text of the picture."""
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    found = []
+    save = Figure.savefig
+
+    def record(figure, *arguments, **options):
+        save(figure, *arguments, **options)
+        found.extend(text.get_text() for text in figure.findobj(Text))
+
+    monkeypatch.setattr(Figure, "savefig", record)
+    draw(scene, dpi=40)
+    return [text for text in found if text and text not in scene.notes]
+
+
+@pytest.mark.parametrize("note", ["voxel size unknown: 1 mm assumed", None])
+@pytest.mark.parametrize(("shape", "bars"), [((16, 14, 20), 4), ((24, 20), 1)])
+def test_lengths_are_in_voxels_where_the_voxel_size_is_assumed(monkeypatch, note, shape, bars):
+    grid = Grid.from_spacing(shape, 2.0)
+    notes = () if note is None else (note,)
+    shown = texts_of(scene_of_ball(grid, 10.0, step_rms=np.array([0.4]), notes=notes), monkeypatch)
+    unit, other = ("mm", r"\bvoxels?$") if note is None else ("voxels", r"\bmm\b")
+    size = " × ".join(map(str, shape[::-1])) + " voxels"
+    assert (size in shown) == (note is not None)
+    assert unit in shown  # above the colours of the standard deviation
+    assert f"rms displacement, {unit}" in shown
+    assert len([t for t in shown if re.fullmatch(rf"[\d.]+ {unit[:5]}s?", t)]) == bars
+    assert not [t for t in shown if re.search(other, t) and t != size]
+
+
+def test_an_assumed_voxel_size_does_not_change_the_picture():
+    """Lengths four times as large, exactly, in a picture in voxels."""
+    facts = {"notes": ("unit of length unknown in the header: mm taken",)}
+    small, large = (
+        replace(
+            scene_of_ball(Grid.from_spacing((14, 12, 16), (2.0 * s, s, s)), 5.0 * s, **facts),
+            step_rms=s * np.array([0.2, 0.1]),
+            sigma=np.full((14, 12, 16), 0.2 * s),
+        )
+        for s in (1.0, 4.0)
+    )
+    large = replace(large, vertex_sigma=4.0 * large.vertex_sigma)
+    assert small.size == large.size == "16 × 12 × 14 voxels, sides 1 : 1 : 2"
+    assert draw(small, dpi=40) == draw(large, dpi=40)
+    assert draw(replace(small, notes=()), dpi=40) != draw(replace(large, notes=()), dpi=40)
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PSR", "SLA", "IRP", "ARI"])

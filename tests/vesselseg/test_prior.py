@@ -51,6 +51,22 @@ def test_sphere_has_the_fields_of_a_sphere(affine):
     assert np.allclose(prior.vertex_std_m, 0.2 * h)
 
 
+def test_lengths_in_millimetres_are_those_in_metres_times_a_thousand():
+    prior = make.prior(make.sphere(Grid(SHAPE, RIGHT), 6.0), Grid(SHAPE, RIGHT))
+    for name in ("phi_mean", "phi_std", "vertices", "vertex_std"):
+        metres, found = getattr(prior, f"{name}_m"), getattr(prior, f"{name}_mm")
+        assert found.dtype == np.float64
+        assert found == pytest.approx(1e3 * metres.astype(float), rel=1e-12)
+    assert prior.step_rms_mm == pytest.approx(1e3 * prior.arrays["/quality/step_rms"].astype(float))
+
+
+def test_writing_tells_the_digest_that_reading_finds(tmp_path):
+    prior = make.prior(make.sphere(Grid(SHAPE, RIGHT), 6.0), Grid(SHAPE, RIGHT))
+    told = prior.write(tmp_path / "a.h5")
+    assert told == BoundaryPrior.read(tmp_path / "a.h5").attributes["/"]["content_sha256"]
+    assert len(told) == 64
+
+
 def test_voxel_normals_point_out_in_the_world():
     grid = Grid(SHAPE, LEFT)
     prior = make.prior(make.sphere(grid, 6.0), grid)
