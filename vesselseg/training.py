@@ -115,7 +115,6 @@ def fit(
     output : Path
         Folder for ``best``, ``last`` (each .json + .safetensors), ``metrics.jsonl`` and
         ``curve.png``.
-    progress : callable
     resume : bool
         Continue from ``last``; another configuration is refused.
 
@@ -178,13 +177,11 @@ def restore(config: TrainConfig, last: checkpoint.Checkpoint, output: Path) -> S
     state.step, state.best = last.card["step"], last.card["best"]
     checkpoint.fill(state.net, last.subset("net"), last.path)
     checkpoint.fill(state.ema, last.subset("ema"), last.path)
-    mean, square = last.subset("exp_avg"), last.subset("exp_avg_sq")
+    moments = {key: last.subset(key) for key in ("exp_avg", "exp_avg_sq")}
     for name, parameter in state.net.named_parameters():
-        moments = {"exp_avg": mean[name], "exp_avg_sq": square[name]}
-        state.optimizer.state[parameter] = {
-            "step": torch.tensor(float(state.step)),
-            **{k: torch.empty_like(parameter).copy_(v) for k, v in moments.items()},
-        }
+        kept = {k: torch.empty_like(parameter).copy_(v[name]) for k, v in moments.items()}
+        kept["step"] = torch.tensor(float(state.step))
+        state.optimizer.state[parameter] = kept
     lines = (output / "metrics.jsonl").read_text().splitlines()
     state.rows = [row for row in map(json.loads, lines) if row["step"] <= state.step]
     return state
@@ -297,7 +294,7 @@ def write_last(config: TrainConfig, state: State, output: Path) -> None:
     for name, parameter in state.net.named_parameters():
         for key in ("exp_avg", "exp_avg_sq"):
             tensors[f"{key}.{name}"] = state.optimizer.state[parameter][key]
-    text = "".join(json.dumps(row) + "\n" for row in state.rows)
-    write_bytes(output / "metrics.jsonl", text.encode())
+    lines = [json.dumps(row) + "\n" for row in state.rows]
+    write_bytes(output / "metrics.jsonl", "".join(lines).encode())
     write_bytes(output / "curve.png", curve(state.rows))
     checkpoint.save(output / "last", tensors, card(config, state), tag=f"-{state.step:06d}")
