@@ -1,4 +1,5 @@
-# Every target makes .venv if it is missing and installs once; afterwards no network is needed.
+# Every target makes .venv if it is missing and installs what it lacks; it installs again, which
+# takes a network, only after pyproject.toml changed. The stamps in .venv remember what is there.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -28,14 +29,14 @@ style:
 	@$(PYTHON) -c "import ensurepip" 2>/dev/null || { echo "$(NO_VENV)" >&2; exit 5; }
 	$(PYTHON) -m venv .venv
 
-.venv/.core: .venv/bin/pip pyproject.toml
+.venv/.core: pyproject.toml | .venv/bin/pip
 	$(INSTALL) -e .
 	@touch $@
 
-.venv/.test: .venv/bin/pip pyproject.toml
+.venv/.test: pyproject.toml | .venv/bin/pip
 	$(INSTALL) -e ".[test,dicom,vtk]"
-	@touch $@
+	@touch .venv/.core $@
 
-.venv/.dev: .venv/bin/pip pyproject.toml
+.venv/.dev: pyproject.toml | .venv/bin/pip
 	$(INSTALL) -e ".[test,dicom,vtk,dev]"
-	@touch $@
+	@touch .venv/.core .venv/.test $@

@@ -1,64 +1,79 @@
-"""Time each stage of the path on a 128³ scan, and its memory.
+"""Time what a user waits for: ``vesselseg prior`` and ``vesselseg demo``, and their memory.
 
-``python studies/bench_path.py`` renders a bifurcation of 10 voxels radius, runs the path twice in
-one process - the first run compiles - and writes ``studies/results/bench_path.json``.
+``python studies/bench_path.py`` renders a bifurcation on 128³ voxels and runs each command as a
+process of its own, first with an empty folder of compiled kernels, then with the folder that run
+left; it writes ``studies/results/bench_path.json``. ``--size 48`` tries it out.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import platform
-import resource
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from vesselseg import device, phantoms
 from vesselseg.forward import ForwardModel, render
+from vesselseg.io import write_image
 from vesselseg.io.atomic import write_bytes
-from vesselseg.pipeline import build_prior
 
 RESULT = Path(__file__).parent / "results" / "bench_path.json"
-SHAPE = (128, 128, 128)
+RADIUS = 10.0 / 128.0  # of the vessel, over the size of the scan
 
 
-def run(volume: Any) -> dict[str, float]:
-    """Return the seconds of each stage as the progress reports tell them, and the total."""
-    begin = last = time.perf_counter()
-    seconds: dict[str, float] = {}
-    current = ""
+def timed(cache: Path, *arguments: str) -> dict[str, float]:
+    """Run the command line in a process of its own; return its seconds and peak memory."""
+    command = [sys.executable, "-m", "vesselseg", *arguments, "--quiet"]
+    begin = time.perf_counter()
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)  # this child alone
+    seconds = time.perf_counter() - begin
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return {"seconds": round(seconds, 2), "peak_bytes": usage.ru_maxrss * 1024}
 
-    def report(stage: str, fraction: float, message: str) -> None:
-        nonlocal last, current
-        now = time.perf_counter()
-        current = current or stage  # what comes before the first report belongs to its stage
-        seconds[current] = seconds.get(current, 0.0) + now - last
-        last, current = now, stage
 
-    prior = build_prior(volume, progress=report)
-    report("end", 1.0, "")
-    encoding = time.perf_counter()
-    prior.to_bytes()
-    seconds["encode"] = time.perf_counter() - encoding
-    return {**{k: round(v, 2) for k, v in seconds.items()}, "total": round(last - begin, 2)}
+def bench(size: int, folder: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the figures of each command, with empty and with filled caches."""
+    shape = phantoms.make("bifurcation", radius=RADIUS * size)
+    grid = shape.grid(1.0, shape=(size,) * 3)
+    scan = render(shape.phi(grid), grid, ForwardModel(snr=6.0, psf_voxels=0.6), 0)
+    write_image(folder / "scan.nii.gz", scan.values, grid)
+    source, target = str(folder / "scan.nii.gz"), str(folder / "scan.prior.h5")
+    commands = {
+        "prior": ("prior", "-i", source, "-o", target, "--overwrite"),
+        "demo": ("demo", "-o", str(folder / "out"), "--overwrite"),
+    }
+    return {
+        name: {state: timed(folder / f"cache-{name}", *command) for state in ("cold", "warm")}
+        for name, command in commands.items()
+    }
 
 
 def main() -> None:
     """Run, print and write."""
-    shape = phantoms.make("bifurcation", radius=10.0)
-    grid = shape.grid(1.0, shape=SHAPE)
-    volume = render(shape.phi(grid), grid, ForwardModel(snr=6.0, psf_voxels=0.6), 0)
-    first, second = run(volume), run(volume)
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--size", type=int, default=128, help="voxels along each axis of the scan")
+    options.add_argument("-o", "--output", type=Path, default=RESULT)
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = bench(given.size, Path(folder))
     result = {
-        "shape": SHAPE,
-        "first_run_s": first,
-        "second_run_s": second,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "shape": [given.size] * 3,
+        **figures,
         "cores": device.cores(),
         "python": platform.python_version(),
     }
-    print(json.dumps(result, indent=1))
-    write_bytes(RESULT, json.dumps(result, indent=1).encode())
+    text = json.dumps(result, indent=1) + "\n"
+    print(text, end="")
+    write_bytes(given.output, text.encode())
 
 
 if __name__ == "__main__":
