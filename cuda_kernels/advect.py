@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from .jit import compiled
 from .stencils import Array, Pair, eno2_pair, lower_upper, upwind_sq, weno5_pair
 
 
@@ -71,7 +72,7 @@ def curvature(phi: Array, k: int, j: int, i: int, hz: float, hy: float, hx: floa
     return min(max(bend / (g2 * norm), -cap), cap), norm
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@compiled(parallel=True)
 def advect_stage(
     phi: Array,
     speed: Array,

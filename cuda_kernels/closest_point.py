@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from .jit import compiled
 from .stencils import Array, lagrange_weights, stencil_base
 
 OUTSIDE = np.int32(-1)
@@ -137,7 +138,7 @@ def project(
     return pz, py, px, 0.0, False
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def find_interface(phi: Array, label: Array) -> Array:
     """Label the voxels beside a sign change 0, 1, ... in memory order; return their indices."""
     nz, ny, nx = phi.shape
@@ -205,7 +206,7 @@ def _crossing(
     return z, y, x, 1.0 / np.sqrt(plane)
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@compiled(parallel=True)
 def seed_closest(
     phi: Array, index: Array, cp: Array, distance: Array, hz: float, hy: float, hx: float
 ) -> int:
@@ -232,7 +233,7 @@ def seed_closest(
     return failed
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def next_layer(
     label: Array, index: Array, distance: Array, first: int, last: int, band: float
 ) -> Array:
@@ -286,7 +287,7 @@ def _nearest_candidate(
     return entry, np.sqrt(best)
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@compiled(parallel=True)
 def grow_closest(
     phi: Array,
     label: Array,
@@ -320,7 +321,7 @@ def grow_closest(
             distance[n] = near
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@compiled(parallel=True)
 def correct_closest(
     phi: Array,
     label: Array,
@@ -362,7 +363,7 @@ def correct_closest(
     return changed
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def scatter_distance(phi: Array, index: Array, distance: Array, band: float, out: Array) -> None:
     """Write signed distances, clamped to the band, into out; the sign is that of phi."""
     nz, ny, nx = phi.shape
@@ -383,7 +384,7 @@ def scatter_distance(phi: Array, index: Array, distance: Array, band: float, out
             out[k, j, i] = max(d, 1e-30) if here > 0.0 else 0.0
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@compiled(parallel=True)
 def sample_at(values: Array, cp: Array, out: Array) -> None:
     """Trilinear samples of a field at closest points: constant extension along normals."""
     nz, ny, nx = values.shape

@@ -12,6 +12,7 @@ import math
 
 from numba import njit, prange
 
+from .jit import compiled
 from .stencils import Array, Pair, eno2_pair, minmod, upwind_sq, weno5_pair
 
 SAME_BEND = 4.0  # ratio of two neighbouring second differences up to which phi counts as smooth
@@ -65,7 +66,7 @@ def sample(phi: Array, k: int, j: int, i: int, axis: int, step: int) -> float:
     return float(phi[k, j, min(max(i + step, 0), nx - 1)])
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@compiled(parallel=True)
 def wall_arms(phi: Array, index: Array, arms: Array, distance: Array, spacing: Array) -> None:
     """Write the distances (n, 6), mm, from listed voxels to the wall along the grid edges.
 
@@ -109,7 +110,7 @@ def wall_arms(phi: Array, index: Array, arms: Array, distance: Array, spacing: A
         distance[n] = 1.0 / math.sqrt(plane)
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@compiled(parallel=True)
 def chain_distance(
     label: Array,
     index: Array,
@@ -179,7 +180,7 @@ def _wall_pair(
     return left, right
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@compiled(parallel=True)
 def reinit_stage(
     phi: Array,
     index: Array,
@@ -233,7 +234,7 @@ def reinit_stage(
         out[k, j, i] = sign * new
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def largest_change(old: Array, new: Array, index: Array) -> float:
     """Return the largest difference of two fields at listed voxels."""
     change = 0.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from .jit import compiled
 from .stencils import Array
 
 
@@ -34,7 +35,7 @@ def _diagonal_at(table: Array, n: int, scale: Array, squared: bool) -> float:
     return (1.0 + links) ** 2 + squares if squared else 1.0 + links
 
 
-@njit(cache=True)
+@compiled()
 def solve_along_wall(
     table: Array,
     scale: Array,

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from .jit import compiled
 from .stencils import Array, lower_upper
 
 ROOT_TWO_PI = math.sqrt(2.0 * math.pi)
@@ -38,7 +39,7 @@ def second_differences(
     return zz, yy, xx, zy, zx, yx
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@compiled(parallel=True)
 def wall_geometry(
     phi: Array, index: Array, normal: Array, kappa: Array, bend: Array,
     hz: float, hy: float, hx: float,
@@ -81,7 +82,7 @@ def wall_geometry(
         bend[n] = (zz * hz * hz + yy * hy * hy + xx * hx * hx - blurred / across) / norm
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@compiled(parallel=True)
 def blurred_occupancy(
     phi: Array, normal: Array, bend: Array, psf: float, inside: Array, slope: Array,
     hz: float, hy: float, hx: float,
@@ -106,7 +107,7 @@ def blurred_occupancy(
         slope[n] = math.exp(-0.5 * a * a) / (ROOT_TWO_PI * s)
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@compiled(parallel=True)
 def wall_neighbours(label: Array, index: Array, normal: Array, table: Array) -> None:
     """Write the list entries of the six face neighbours on the same wall, -1 elsewhere."""
     nz, ny, nx = label.shape
@@ -133,14 +134,14 @@ def wall_neighbours(label: Array, index: Array, normal: Array, table: Array) -> 
             table[n, side] = m
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def scatter(index: Array, values: Array, out: Array) -> None:
     """Write listed values into a field."""
     for n in range(index.shape[0]):
         out[index[n, 0], index[n, 1], index[n, 2]] = values[n]
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def block_sums(
     index: Array, size: Array, weight: Array, inside: Array, image: Array, sums: Array
 ) -> None:
