@@ -396,10 +396,12 @@ def sample_at(values: Array, cp: Array, out: Array) -> None:
         b = cp[n, 1] - j
         a = cp[n, 2] - i
         top = min(k + 1, nz - 1)
-        low = (1.0 - b) * ((1.0 - a) * values[k, j, i] + a * values[k, j, i + 1]) + b * (
-            (1.0 - a) * values[k, j + 1, i] + a * values[k, j + 1, i + 1]
+        far = min(j + 1, ny - 1)
+        right = min(i + 1, nx - 1)
+        low = (1.0 - b) * ((1.0 - a) * values[k, j, i] + a * values[k, j, right]) + b * (
+            (1.0 - a) * values[k, far, i] + a * values[k, far, right]
         )
-        high = (1.0 - b) * ((1.0 - a) * values[top, j, i] + a * values[top, j, i + 1]) + b * (
-            (1.0 - a) * values[top, j + 1, i] + a * values[top, j + 1, i + 1]
+        high = (1.0 - b) * ((1.0 - a) * values[top, j, i] + a * values[top, j, right]) + b * (
+            (1.0 - a) * values[top, far, i] + a * values[top, far, right]
         )
         out[n] = (1.0 - c) * low + c * high

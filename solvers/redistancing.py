@@ -42,12 +42,11 @@ class ClosestPoints:
 def closest_points(phi: NDArray, spacing: tuple[float, ...], band: float) -> ClosestPoints:
     """Find the closest wall point of every voxel within the band of a checked 3-D field.
 
-    Every axis has at least four samples, but for the one plane of a 2-D field.
-
     Voxels beside the wall start at their nearest edge crossing; each further layer starts from
     the nearest closest point of its neighbours, so two or three Newton steps do. A point that
     does not converge (crease, medial axis) keeps its neighbour's: a valid upper bound.
     """
+    limits, phi = phi.shape, _at_least_four(phi)
     label = np.full(phi.shape, kernels.OUTSIDE, dtype=np.int32)
     index = kernels.find_interface(phi, label)
     points = np.empty((len(index), 3))
@@ -69,6 +68,10 @@ def closest_points(phi: NDArray, spacing: tuple[float, ...], band: float) -> Clo
         points, distance = new_points, new_distance
         if not changed:
             break
+    if limits != phi.shape:
+        real = (index < limits).all(axis=1)
+        index, distance = index[real], distance[real]
+        points = np.minimum(points[real], np.subtract(limits, 1.0))
     return ClosestPoints(index, points, distance, spacing)
 
 
@@ -119,12 +122,10 @@ def redistance(
 
 
 def _by_closest_point(phi: NDArray, spacing: tuple[float, ...], band: float) -> NDArray:
-    padded = _at_least_four(phi)
-    found = closest_points(padded, spacing, band)
-    out = np.empty_like(padded)
-    kernels.scatter_distance(padded, found.index_kji, found.distance_mm, band, out)
-    nz, ny, nx = phi.shape
-    return np.ascontiguousarray(out[:nz, :ny, :nx])
+    found = closest_points(phi, spacing, band)
+    out = np.empty_like(phi)
+    kernels.scatter_distance(phi, found.index_kji, found.distance_mm, band, out)
+    return out
 
 
 def _at_least_four(phi: NDArray) -> NDArray:

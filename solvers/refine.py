@@ -7,7 +7,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from vesselseg.errors import DataError, NumericalError
+from vesselseg.errors import DataError, NoInterfaceError, NumericalError
 from vesselseg.fields import LevelSet, Progress, Refinement, StopReason, Volume, silent
 
 from .field import asfield, require_interface
@@ -28,6 +28,7 @@ from .step import (
 STEPS = {"map": map_step, "chan_vese": chan_vese_step}
 FINISHES = {"map": posterior, "chan_vese": with_the_starts_sigma}
 DEFAULT_SIGMA = 0.5  # s.d. of a start that states none, in largest spacings
+THINNEST = 0.9  # mean radius in largest voxels: below, no sample need lie in the lumen
 COARSEST_REST = 0.1  # voxels: longer steps are never taken for rest
 
 
@@ -95,6 +96,13 @@ def pose(level_set: LevelSet, volume: Volume, settings: RefineSettings) -> Probl
     field, spacing = asfield(level_set.phi_mm, grid.spacing_mm)
     require_interface(field)
     start = redistance(field, spacing, band_mm=band)
+    if (radius := mean_radius(start, spacing)) < THINNEST * grid.h_max:
+        raise NoInterfaceError(
+            "vessel thinner than a voxel",
+            found=f"mean radius {radius:.3g} mm",
+            need=f"at least {THINNEST * grid.h_max:.3g} mm",
+            remedy="give a finer scan or another start",
+        )
     sigma: NDArray = np.full(field.shape, DEFAULT_SIGMA * grid.h_max)
     if level_set.sigma_mm is not None:
         sigma = level_set.sigma_mm.reshape(field.shape)
@@ -147,11 +155,18 @@ def volume_mm(phi: NDArray, spacing: tuple[float, ...]) -> float:
     return float(np.clip(0.5 - phi / h, 0.0, 1.0).sum(dtype=np.float64) * np.prod(spacing))
 
 
+def mean_radius(phi: NDArray, spacing: tuple[float, ...]) -> float:
+    """Return twice volume over area, the radius of a tube, mm; the area is that of a shell."""
+    h = max(spacing)
+    shell = np.count_nonzero(np.abs(phi) < h) * np.prod(spacing) / (2.0 * h)
+    return 2.0 * volume_mm(phi, spacing) / max(float(shell), 1e-30)
+
+
 def watch_volume(ratio: float, step: int, settings: RefineSettings) -> None:
     """Stop a refinement that loses or floods the vessel."""
     low, high = settings.volume_limits
     if not low <= ratio <= high:
-        what = "lost" if ratio < low else "exploded"
+        what = "exploded" if ratio > high else "lost"
         raise NumericalError(
             f"volume {what} at step {step}",
             found=f"{100 * ratio:.0f} % of the initial",

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vesselseg.errors import NumericalError
+
 from .appearance import Appearance, blur_mm, estimate_psf, fit_appearance
 from .band import CORE, Band, make_band
 from .displacement import (
@@ -131,6 +133,12 @@ def map_step(problem: Problem, state: State) -> State:
     limit = MAX_STEP * problem.unit
     step = np.clip(np.clip(total, -reach, reach) - moved, -limit, limit)
     near = np.abs(band.phi_mm[: band.core]) < 0.5 * problem.unit
+    if not near.any():
+        raise NumericalError(
+            f"vessel lost at step {state.steps + 1}",
+            found="no wall left",
+            remedy="check the start against the scan",
+        )
     facts = (("noise", look.noise), ("contrast", float(np.median(np.abs(look.contrast)))))
     return replace(
         state,

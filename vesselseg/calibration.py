@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .fields import Refinement
+from .solvers.refine import mean_radius
 
 FILE = "wall_calibration.json"
 MARGIN = 1.5  # a case may lie this factor outside the classes and still count as calibrated
@@ -109,13 +110,6 @@ def calibrated(refinement: Refinement, table: Calibration | None = None) -> Refi
 
 
 def mean_radius_voxels(refinement: Refinement) -> float:
-    """Return twice volume over area, the radius of a tube, in largest voxels.
-
-    Both come from the level set: the volume is the integral of a clipped ramp, the area the
-    volume of a thin shell over its thickness.
-    """
-    phi, grid = refinement.level_set.phi_mm, refinement.level_set.grid
-    h = grid.h_max
-    volume = float(np.clip(0.5 - phi / h, 0.0, 1.0).sum())
-    shell = float(np.count_nonzero(np.abs(phi) < h)) / (2.0 * h)
-    return 2.0 * volume / max(shell, 1e-9) / h
+    """Return the mean lumen radius in largest voxels."""
+    level = refinement.level_set
+    return mean_radius(level.phi_mm, level.grid.spacing_mm) / level.grid.h_max

@@ -1,6 +1,7 @@
 """The whole path: scan and start in, a checked prior out."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +17,7 @@ from vesselseg.grid import Grid
 from vesselseg.io import read_volume
 from vesselseg.pipeline import PipelineConfig, build_prior, train
 from vesselseg.solvers.refine import refine
+from vesselseg.solvers.settings import RefineSettings
 from vesselseg.synth import SynthSettings
 from vesselseg.training import TrainConfig
 
@@ -142,8 +144,23 @@ def test_the_provenance_names_configuration_versions_and_calibration():
     assert facts["config"]["refine"]["energy"] == "map"
     assert {"vesselseg", "numba", "torch"} <= facts["versions"].keys()
     assert facts["device"]["name"] == "cpu"
-    assert facts["calibration_set"] == shipped().name
+    assert facts["calibration_set"] == "none"
+    assert prior.attributes["/geometry/phi_std"]["calibrated"] == 0
     assert "machine" not in json.dumps(facts["config"])
+
+
+def test_only_the_shipped_network_with_default_settings_is_called_calibrated():
+    _, _, image, start = scan("sphere", 4.0)
+    known = replace(start, model_id=shipped().model_id)
+    for found, refine_settings, name in (
+        (known, {}, shipped().name),
+        (known, {"means_length": 9.0}, "none"),
+        (start, {}, "none"),
+    ):
+        config = PipelineConfig(refine=RefineSettings(**refine_settings))
+        prior = build_prior(image, config, start=found)
+        assert prior.provenance["calibration_set"] == name
+        assert prior.attributes["/geometry/phi_std"]["calibrated"] == int(name != "none")
 
 
 def test_calibration_scales_only_within_its_classes():
