@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter
 from vesselseg import metrics, phantoms
 from vesselseg.calibration import calibrated
 from vesselseg.fields import LevelSet, Volume
-from vesselseg.forward import ForwardModel, render_phantom
+from vesselseg.forward import ForwardModel, image_of, phantom_occupancy
 from vesselseg.grid import Grid
 from vesselseg.infer import segment
 from vesselseg.io.atomic import write_bytes
@@ -34,8 +34,9 @@ from vesselseg.solvers.settings import RefineSettings
 RESULTS = Path(__file__).parent / "results"
 REPORTED = ("aneurysm", "arch", "bifurcation", "curved_tube", "helix", "smooth_bifurcation")
 TUNING = ("ellipsoid", "sphere", "stenosis", "tapered_tube", "tilted_tube", "torus")
+PSF = 0.6
 WIDTHS = (0.5, 0.7, 0.9, 1.1, 1.4, 1.8)
-LEVELS = np.linspace(0.3, 0.6, 13)
+LEVELS = np.linspace(0.3, 0.54, 7)
 SHOWN = ("mean_voxel", "rms_voxel", "p95_voxel", "bias_voxel", "normal_rms_deg")
 COVER = ("within_1", "within_2")
 NAMES = {
@@ -56,9 +57,10 @@ def cases(
             shape = phantoms.make(name, radius=radius)
             grid = shape.grid(1.0)
             truth = shape.phi(grid)
+            share = phantom_occupancy(shape, grid, PSF)
             for draw in range(draws):
-                model = ForwardModel(snr=snr, psf_voxels=0.6)
-                image = render_phantom(shape, grid, model, 1000 * draw + int(10 * radius))
+                model = ForwardModel(snr=snr, psf_voxels=PSF)
+                image = image_of(share, grid, model, 1000 * draw + int(10 * radius), name)
                 yield {"shape": name, "radius": radius, "snr": snr, "draw": draw}, truth, image
 
 
@@ -161,7 +163,7 @@ def main() -> None:
             for snr in given.snr for name in shapes for r in given.radii]  # fmt: skip
     rows = [row for part in in_parallel(judged, jobs) for row in part]
     table = [line for snr in given.snr for line in summary(rows, snr)]
-    settings = {"shapes": shapes, "draws": given.draws, "radii": given.radii, "psf_voxels": 0.6}
+    settings = {"shapes": shapes, "draws": given.draws, "radii": given.radii, "psf_voxels": PSF}
     better = [r["methods"]["refined"]["mean_voxel"] < r["methods"]["network"]["mean_voxel"]
               for r in rows]  # fmt: skip
     result = {

@@ -283,7 +283,12 @@ def render_phantom(phantom: Phantom, grid: Grid, model: ForwardModel, seed: int)
     """Render the image of a phantom from its exact distance at every fine sample."""
     psf = _psf(model, grid.ndim)
     share = phantom_occupancy(phantom, grid, psf, supersample=model.supersample)
-    return Volume(_compose(share, grid, model, seed), grid, name=phantom.name)
+    return image_of(share, grid, model, seed, phantom.name)
+
+
+def image_of(share: Field, grid: Grid, model: ForwardModel, seed: int, name: str) -> Volume:
+    """Make an image of a blurred lumen share: one share serves many draws of the noise."""
+    return Volume(_compose(share, grid, model, seed), grid, name=name)
 
 
 def _psf(model: ForwardModel, ndim: int) -> tuple[float, ...]:
