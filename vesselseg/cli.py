@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import sys
@@ -17,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from . import __version__, cli_verbs, device
-from .cli_terminal import PipeClosed, Terminal
+from .cli_terminal import PipeClosed, Terminal, silence_stdout
 from .errors import ConfigError, EnvironmentFault, InputError
 
 # Typer 0.29 carries its own copy of click, earlier ones import it: take the class from the family.
@@ -88,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Terminated:
             return 143
         except PipeClosed:
-            _silence_stdout()
+            silence_stdout()
             return 141
 
 
@@ -175,10 +174,3 @@ def _terminate_by_exception() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _silence_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's last flush stays quiet."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.close(null)

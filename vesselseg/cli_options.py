@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,15 +26,26 @@ RANGES = {
 }
 
 
+def path(text: str) -> Path:
+    """Refuse an empty path, which pathlib would take for the working folder."""
+    if not text:
+        raise typer.BadParameter("empty path")
+    return Path(text)
+
+
 @dataclass(frozen=True)
 class Options:
     """Every option; a verb takes the ones it names, the others keep their defaults."""
 
-    file: Annotated[Path, typer.Argument(help="The file to look at.")] = Path()
-    input: Annotated[Path, typer.Option("-i", "--input", help="The scan to read.")] = Path()
-    output: Annotated[Path, typer.Option("-o", "--output", help="File or folder to make.")] = Path()
+    file: Annotated[Path, typer.Argument(parser=path, help="The file to look at.")] = Path()
+    input: Annotated[Path, typer.Option("-i", "--input", parser=path, help="The scan to read.")] = (
+        Path()
+    )
+    output: Annotated[
+        Path, typer.Option("-o", "--output", parser=path, help="File or folder to make.")
+    ] = Path()
     start: Annotated[
-        Path | None, typer.Option("--start", help="Probability, mask or level set to start from.")
+        Path | None, typer.Option(parser=path, help="Probability, mask or level set to start from.")
     ] = None
     start_kind: Annotated[
         str | None,
@@ -71,11 +83,13 @@ class Options:
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it was stopped.")] = False
     init: Annotated[str | None, typer.Option(help="Weights to start from.")] = None
     deep: Annotated[bool, typer.Option("--deep", help="Also test the sampler: 200 draws.")] = False
-    config: Annotated[Path | None, typer.Option(help="Settings, a TOML file.")] = None
+    config: Annotated[Path | None, typer.Option(parser=path, help="Settings, a TOML file.")] = None
     set: Annotated[
         list[str] | None, typer.Option(metavar="A.B=C", help="Change a setting; repeatable.")
     ] = None
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to run.")] = "auto"
+    device: Annotated[
+        str | None, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to run; default: auto.")
+    ] = None
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None
     threads: Annotated[int | None, typer.Option(help="Number of threads.")] = None
     workers: Annotated[
@@ -100,6 +114,9 @@ class Options:
             if value is not None and not low <= value <= high:
                 need = f"{low} to {high}"
                 raise ConfigError("out of range", path=f"--{name}", found=value, need=need)
+        if self.nan_fill is not None and not math.isfinite(self.nan_fill):
+            found = self.nan_fill
+            raise ConfigError("not finite", path="--nan-fill", found=found, need="a finite number")
 
 
 REQUIRED = ("file", "input", "output")
@@ -181,6 +198,15 @@ def _frame(text: str | None) -> int | Literal["mean"] | None:
 def number_or_word(text: str | None) -> int | str | None:
     """Turn a whole number into one; leave any other word alone."""
     return int(text) if text is not None and text.isdecimal() else text
+
+
+def components(text: str | None) -> int | str | None:
+    """Read ``--components``."""
+    value = number_or_word(text)
+    if value == 0 or (isinstance(value, str) and value not in ("all", "largest", "seed")):
+        need = "all, largest, seed or a number from 1"
+        raise ConfigError("bad components", path="--components", found=text, need=need)
+    return value
 
 
 def _spacing_mm(text: str | None) -> tuple[float, ...] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError, printable
+from .errors import EnvironmentFault, InputError, printable
 
 if TYPE_CHECKING:
     from .fields import Progress
@@ -110,6 +111,17 @@ def show(result: Mapping[str, Any], as_json: bool, human: Callable[[], str]) -> 
         print(text, flush=True)  # noqa: T201
     except BrokenPipeError:
         raise PipeClosed from None
+    except OSError as error:
+        silence_stdout()
+        fault = f"cannot write the result: {error.strerror}"
+        raise EnvironmentFault(fault, path="standard output") from None
+
+
+def silence_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter's last flush stays quiet."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
 
 
 def _write(line: str) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import device
-from .cli_options import Options, command, number_or_word, reading, settings
+from .cli_options import Options, command, components, reading, settings
 from .cli_terminal import Terminal, show
-from .errors import ConfigError, DataError, NumericalError
+from .errors import ConfigError, DataError, EnvironmentFault, NumericalError
 
 if TYPE_CHECKING:
     import typer
@@ -23,9 +26,9 @@ OPEN_WITH = "pyvista.read(file, force_ext='.vtkhdf')"
 
 def demo(terminal: Terminal, options: Options) -> int:
     """Run the bundled carotid scan and a phantom with known truth."""
+    machine(options)
     from . import demo as example
 
-    machine(options)
     with terminal.progress() as progress:
         result = example.run_demo(
             options.output,
@@ -52,10 +55,15 @@ def prior(terminal: Terminal, options: Options) -> None:
         "device": options.device,
         "segment.device": network_device(options),
         "model": options.model,
-        "components": number_or_word(options.components),
+        "components": components(options.components),
     }
     config = settings(PipelineConfig, options, given)
-    distinct(options)
+    device.choose(config.device)
+    if config.components == "seed" and config.seed_point is None:
+        remedy = "add --set seed_point=[x,y,z], RAS+ mm"
+        raise ConfigError("components = seed without a seed point", remedy=remedy)
+    distinct(options, options.output)
+    ending(options.output, ".h5", ".hdf5")
     check_target(options.output, overwrite=options.overwrite)
     volume = read_volume(options.input, **reading(options))
     start = None
@@ -67,7 +75,7 @@ def prior(terminal: Terminal, options: Options) -> None:
         plan(volume.grid.as_dict(), config.model_dump(mode="json"), needed)
         return
     terminal.warn(volume.notes)
-    with terminal.progress() as progress:
+    with about(options.input), terminal.progress() as progress:
         built = build_prior(volume, config, start=start, progress=progress)
     terminal.warn(note for note in built.warnings if note not in volume.notes)
     if options.strict and not built.quality["converged"]:
@@ -93,8 +101,8 @@ def segment(terminal: Terminal, options: Options) -> None:
 
     config = settings(SegmentSettings, options, {"device": network_device(options)})
     require_device(config.device)
-    distinct(options)
     targets = saved(options)
+    distinct(options, *targets.values())
     for path in targets.values():
         check_target(path, overwrite=options.overwrite)
     volume = read_volume(options.input, **reading(options))
@@ -103,7 +111,7 @@ def segment(terminal: Terminal, options: Options) -> None:
         plan(volume.grid.as_dict(), config.model_dump(mode="json"), needed)
         return
     terminal.warn(volume.notes)
-    with terminal.progress() as progress:
+    with about(options.input), terminal.progress() as progress:
         found = run(volume, options.model, config, progress=progress)
     terminal.warn(note for note in found.notes if note not in volume.notes)
     fields: dict[str, Any] = {"prob": found.values, "phi": found.phi_mm, "sigma": found.sigma_mm}
@@ -122,11 +130,8 @@ def saved(options: Options) -> dict[str, Path]:
     if wrong:
         need = "some of " + ",".join(SAVED)
         raise ConfigError("unknown image", path="--save", found=wrong[0], need=need)
-    ending = next((e for e in (".nii.gz", ".nii") if options.output.name.endswith(e)), "")
-    if not ending:
-        need = "a name that ends in .nii or .nii.gz"
-        raise ConfigError("unknown output format", path=options.output, need=need)
-    others = {n: options.output.with_name(n + ending) for n in names if n != "prob"}
+    suffix = ending(options.output, ".nii", ".nii.gz")
+    others = {n: options.output.with_name(n + suffix) for n in names if n != "prob"}
     return {"prob": options.output, **others}
 
 
@@ -159,7 +164,7 @@ def train(terminal: Terminal, options: Options) -> None:
 
 def synth(terminal: Terminal, options: Options) -> None:
     """Make synthetic scans with their exact distance to the wall."""
-    machine(options)
+    limits(options)
     from .io.atomic import check_folder
     from .synth import SynthSettings, write_dataset
 
@@ -209,11 +214,13 @@ def info(terminal: Terminal, options: Options) -> None:
 
 def preview(terminal: Terminal, options: Options) -> None:
     """Draw a prior: slices, projection, wall and convergence."""
+    working_folder()
     from .io.atomic import check_target, write_bytes
     from .preview import preview as draw
     from .prior import BoundaryPrior
 
-    distinct(options)
+    distinct(options, options.output)
+    ending(options.output, ".png")
     check_target(options.output, overwrite=options.overwrite)
     drawn = draw(BoundaryPrior.read(options.file))
     write_bytes(options.output, drawn, overwrite=options.overwrite)
@@ -232,7 +239,8 @@ def doctor(terminal: Terminal, options: Options) -> int:
 
 def machine(options: Options) -> None:
     """Refuse a ``--device`` that the solver does not run on, and apply the other limits."""
-    device.choose(options.device)
+    if options.device is not None:
+        device.choose(options.device)
     limits(options)
 
 
@@ -241,8 +249,29 @@ def network_device(options: Options) -> str | None:
     return None if options.device == "auto" else options.device
 
 
+@contextmanager
+def about(scan: Path) -> Iterator[None]:
+    """Name the scan in a fault of a computation that knew arrays only."""
+    try:
+        yield
+    except (DataError, NumericalError) as error:
+        if error.path is None:
+            error.path = str(scan)
+        raise
+
+
+def working_folder() -> None:
+    """Refuse a working folder that is gone: paths fail there, and the network's libraries abort."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        fault = f"no working folder: {error.strerror}"
+        raise EnvironmentFault(fault, remedy="change to a folder that exists") from None
+
+
 def limits(options: Options) -> None:
-    """Apply ``--threads``, and refuse a bad ``--memory`` at once."""
+    """Apply ``--threads``, and refuse a bad ``--memory`` or no working folder at once."""
+    working_folder()
     device.set_threads(options.threads)
     if options.memory is not None:
         device.parse_bytes(options.memory)
@@ -256,15 +285,27 @@ def fits(options: Options, voxels: int) -> int:
     return needed
 
 
-def distinct(options: Options) -> None:
-    """Refuse an output that is one of the inputs."""
-    output = options.output.absolute()
-    for source in (options.input, options.start, options.file):
+def distinct(options: Options, *outputs: Path) -> None:
+    """Refuse an output that is one of the inputs, and two outputs of one name."""
+    sources = (options.input, options.start, options.file)
+    for source, output in itertools.product(sources, outputs):
         if source is None or source == Path():
             continue
         same = source.exists() and output.exists() and source.samefile(output)
-        if same or source.absolute() == output:
-            raise ConfigError("output is the input", path=options.output, remedy="name another")
+        if same or source.absolute() == output.absolute():
+            raise ConfigError("output is the input", path=output, remedy="name another")
+    for output in outputs:
+        if outputs.count(output) > 1:
+            raise ConfigError("two outputs of one name", path=output, remedy="rename --output")
+
+
+def ending(output: Path, *known: str) -> str:
+    """Return which of the known endings a name has; refuse any other."""
+    for suffix in known:
+        if output.name.endswith(suffix):
+            return suffix
+    need = "a name that ends in " + " or ".join(known)
+    raise ConfigError("unknown output format", path=output, need=need)
 
 
 def plan(grid: dict[str, Any], config: dict[str, Any], needed: int) -> None:
@@ -293,6 +334,7 @@ def described(options: Options) -> dict[str, Any]:
         provenance = {"provenance": held.provenance, "open_with": OPEN_WITH}
         return {"file": str(options.file), **summary(held), **provenance}
     if options.file.suffix in (".safetensors", ".json"):
+        working_folder()
         from .nets import checkpoint
 
         return {"file": str(options.file), **checkpoint.load(options.file).card, "warnings": []}

@@ -187,6 +187,49 @@ def test_an_unknown_device_is_refused_B143(prior, name):
     assert_refused(prior("--device", name), 2, "auto, cpu, cuda or cuda:N")
 
 
+@pytest.mark.parametrize(("name", "code"), [("cuda", 5), ("tpu", 2)])
+def test_the_device_of_the_settings_is_checked_like_the_option_B143(prior, tmp_path, name, code):
+    file = tmp_path / "c.toml"
+    file.write_text(f'device = "{name}"\n')
+    assert_refused(prior("--set", f"device={name}"), code, name)
+    assert_refused(prior("--config", file), code, name)
+    assert prior("--config", file, "--device", "auto", "--dry-run")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--nan-fill", "nan"], ["--nan-fill", "a finite number"]),
+        (["--nan-fill", "inf"], ["--nan-fill", "a finite number"]),
+        (["--components", "0"], ["--components", "all, largest, seed or a number from 1"]),
+        (["--components", "some"], ["--components", "all, largest, seed or a number from 1"]),
+        (["--components", "seed"], ["without a seed point", "seed_point"]),
+        (["--start", ""], ["--start", "empty path"]),
+        (["--config", ""], ["--config", "empty path"]),
+    ],
+)
+def test_a_value_without_meaning_is_refused_B144(prior, argv, words):
+    assert_refused(prior(*argv), 2, *words)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["info", ""], ["empty path"]),
+        (["prior", "-i", "", "-o", "x.h5"], ["--input", "empty path"]),
+        (["prior", "-i", "no.nii", "--output="], ["--output", "empty path"]),
+        (["prior", "-i", "no.nii", "-o", "x.nii.gz"], ["x.nii.gz", "ends in .h5 or .hdf5"]),
+        (["refine", "-i", "no.nii", "--start", "p.nii", "-o", "x"], ["ends in .h5 or .hdf5"]),
+        (["preview", "no.prior.h5", "-o", "x.pdf"], ["x.pdf", "ends in .png"]),
+        (["segment", "-i", "no.nii", "-o", "x.mha"], ["ends in .nii or .nii.gz"]),
+        (["segment", "-i", "no.nii", "-o", "phi.nii", "--save", "phi"], ["two outputs"]),
+        (["segment", "-i", "phi.nii", "-o", "x.nii", "--save", "phi"], ["output is the input"]),
+    ],
+)
+def test_a_bad_name_is_refused_before_any_file_is_read_B141(capfd, argv, words):
+    assert_refused(run(capfd, *argv), 2, *words)
+
+
 @pytest.mark.parametrize(
     ("option", "value", "word"),
     [
@@ -264,6 +307,28 @@ def test_a_deleted_working_folder_is_survived_B146(tmp_path):
     )
     assert done.returncode == 3
     assert done.stderr.startswith("vesselseg: error: nope.nii: no such file")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "verb", ["segment -i /n.nii -o /q.nii", "info /n.safetensors", "synth -o /d", "preview n -o p"]
+)
+def test_a_deleted_working_folder_is_named_where_it_is_needed_B146(tmp_path, verb):
+    gone = tmp_path / "gone"
+    script = f'mkdir "{gone}"; cd "{gone}"; rmdir "{gone}"; "{sys.executable}" -m vesselseg {verb}'
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr.startswith("vesselseg: error: no working folder")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_behind_stdout_is_one_line_B146():
+    with Path("/dev/full").open("w") as full:
+        argv = [sys.executable, "-m", "vesselseg", "doctor"]
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 5
+    assert done.stderr.startswith("vesselseg: error: standard output: cannot write")
     assert done.stderr.count("\n") == 1
 
 

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from cli_runner import command, run
 
-from vesselseg import cli, device, phantoms
+from vesselseg import cli, cli_verbs, device, phantoms
+from vesselseg.errors import NoInterfaceError
 from vesselseg.forward import ForwardModel, render_phantom
 from vesselseg.io import read_volume, write_image
 from vesselseg.prior import BoundaryPrior
@@ -162,7 +164,8 @@ def test_training_refuses_a_device_before_it_makes_a_folder(capfd, tmp_path):
 
 @pytest.mark.parametrize(("verb", "key"), [("segment", ""), ("prior", "segment.")])
 def test_the_device_option_wins_over_the_setting(capfd, folder, tmp_path, verb, key):
-    argv = [verb, "-i", folder / "scan.nii.gz", "-o", tmp_path / "x.nii.gz", "--dry-run"]
+    output = tmp_path / ("x.nii.gz" if verb == "segment" else "x.prior.h5")
+    argv = [verb, "-i", folder / "scan.nii.gz", "-o", output, "--dry-run"]
     code, out, _ = run(capfd, *argv, "--set", f"{key}device=cuda:999", "--device", "cpu")
     config = json.loads(out)["config"]
     assert code == 0
@@ -225,6 +228,15 @@ def test_debug_adds_the_traceback_and_keeps_the_line(capfd):
     assert code == 3
     assert err[0].startswith("Traceback")
     assert err[-1].startswith("vesselseg: error: nope.nii: no such file")
+
+
+@pytest.mark.parametrize(
+    ("path", "line"), [(None, "scan.nii: no lumen"), ("p.nii", "p.nii: no lumen")]
+)
+def test_a_fault_of_the_computation_names_the_scan_unless_it_names_a_file(path, line):
+    with pytest.raises(NoInterfaceError) as caught, cli_verbs.about(Path("scan.nii")):
+        raise NoInterfaceError("no lumen", path=path)
+    assert caught.value.line() == line
 
 
 def test_a_defect_is_one_line_and_70(capfd, monkeypatch):
