@@ -71,7 +71,7 @@ def isosurfaces(image: Volume, truth: NDArray, grid: Grid) -> dict[str, NDArray]
     smooth = {w: gaussian_filter(scaled, w) for w in WIDTHS}
 
     def rms(width: float, level: float) -> float:
-        return metrics.wall_errors(level - smooth[width], truth, grid)["near_rms_voxel"]
+        return metrics.wall_errors(level - smooth[width], truth, grid)["rms_voxel"]
 
     half = min(WIDTHS, key=lambda w: rms(w, 0.5))
     width, level = min(((w, v) for w in WIDTHS for v in LEVELS), key=lambda c: rms(*c))

@@ -46,6 +46,7 @@ def demo(terminal: Terminal, options: Options) -> int:
 def prior(terminal: Terminal, options: Options) -> None:
     """Make a boundary prior of a scan: the whole path."""
     machine(options)
+    from . import prior_check
     from .io import read_start, read_volume
     from .io.atomic import check_target
     from .pipeline import PipelineConfig, build_prior
@@ -78,6 +79,11 @@ def prior(terminal: Terminal, options: Options) -> None:
     with about(options.input), terminal.progress() as progress:
         built = build_prior(volume, config, start=start, progress=progress)
     terminal.warn(note for note in built.warnings if note not in volume.notes)
+    failed = [f for f in prior_check.check(built) if not f.ok and f.level == "error"]
+    terminal.warn(f"the prior fails its check: {f.name}: {f.message}" for f in failed)
+    if options.strict and failed:
+        remedy = "look at the preview; a finer scan or another start may help"
+        raise NumericalError(f"the prior fails {failed[0].name}", path=options.input, remedy=remedy)
     if options.strict and not built.quality["converged"]:
         raise NumericalError(
             "the refinement did not converge", path=options.input, remedy="raise refine.iterations"
