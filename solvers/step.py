@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter
 
 from vesselseg.errors import NumericalError
 
@@ -31,6 +32,7 @@ LENGTHS = (3.0, 4.5, 7.0, 10.0, 14.0)  # candidates for the prior, in largest sp
 SCALES = (0.5, 1.0)
 FAIRING, FAIRING_PASSES = 3.0, 2  # length of the filter that removes the start's roughness
 REACH = 3.0  # of the start's s.d.: the wall moves no further, so it cannot crawl along a neighbour
+THIN = 0.15  # of the radius: a pass of the filter moves no wall further, so thin branches survive
 TRIM = 0.05  # of the wall, at tips and creases, may still move when the wall is said to rest
 SIGMA_FLOOR = 0.02  # of the wall position, in largest spacings: the redistancer's and model's own
 
@@ -85,13 +87,16 @@ def fair(phi: NDArray, spacing: tuple[float, ...], band_mm: float) -> NDArray:
     """
     unit = max(spacing)
     length = FAIRING * unit
+    # The deepest point within three voxels: the radius of the lumen about a wall point.
+    radius = maximum_filter(np.maximum(-phi, 0.0), size=7)
     for _ in range(FAIRING_PASSES):
         band = make_band(phi, spacing, band_mm)
         table, _ = band.graph()
         bend = band.kappa[: band.core]
         once = smooth_along_wall(bend, table, length, spacing)
         twice = smooth_along_wall(once, table, length, spacing)
-        move = np.clip(length**2 * (twice - once), -MAX_STEP * unit, MAX_STEP * unit)
+        most = np.minimum(MAX_STEP * unit, THIN * band.points.extend(radius)[: band.core])
+        move = np.clip(length**2 * (twice - once), -most, most)
         phi = moved_wall(band, move)
     return phi
 
