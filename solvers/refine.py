@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vesselseg.errors import DataError, NoInterfaceError, NumericalError
-from vesselseg.fields import LevelSet, Progress, Refinement, StopReason, Volume, silent
+from vesselseg.fields import (
+    LevelSet,
+    Progress,
+    Refinement,
+    StopReason,
+    Volume,
+    frozen_field,
+    silent,
+)
+from vesselseg.grid import Grid
 
 from .field import asfield, require_interface
 from .redistancing import redistance
@@ -37,6 +47,8 @@ def refine(
     volume: Volume,
     settings: RefineSettings | None = None,
     *,
+    speed: ArrayLike | None = None,
+    channels: Sequence[Volume] = (),
     progress: Progress = silent,
 ) -> Refinement:
     """Move a wall to its most probable place given the image, with its standard deviation.
@@ -50,6 +62,10 @@ def refine(
     settings : RefineSettings, optional
         Energy ``map`` (posterior mode of a blurred two-intensity model with local means) or
         ``chan_vese`` (Chan & Vese 2001 with global means).
+    speed : float or array on the grid, optional
+        Outward speed of the wall, of the energy that is given one.
+    channels : sequence of Volume
+        Images of the speed of the blood on the grid of the scan, which ``map`` uses with it.
 
     Returns
     -------
@@ -59,7 +75,7 @@ def refine(
     Raises
     ------
     DataError
-        If the grids differ.
+        If the grids differ or the speed is not finite.
     NoInterfaceError
         If the start has no wall.
     NumericalError
@@ -67,7 +83,7 @@ def refine(
     """
     settings = settings or RefineSettings()
     clock = time.perf_counter()
-    problem = pose(level_set, volume, settings)
+    problem = pose(level_set, volume, settings, speed, channels)
     state, reason, history = iterate(problem, progress)
     phi, sigma, estimates = FINISHES[settings.energy](problem, state)
     flat = volume.grid.ndim == 2
@@ -83,15 +99,18 @@ def refine(
     )
 
 
-def pose(level_set: LevelSet, volume: Volume, settings: RefineSettings) -> Problem:
+def pose(
+    level_set: LevelSet,
+    volume: Volume,
+    settings: RefineSettings,
+    speed: ArrayLike | None = None,
+    channels: Sequence[Volume] = (),
+) -> Problem:
     """Check start and image against each other and bring them into one 3-D problem."""
     grid = volume.grid
-    if not level_set.grid.mismatch_mm(grid) <= 1e-3 * grid.h_min:
-        raise DataError(
-            "level set and image lie on different grids",
-            found=f"{level_set.grid.shape_kji} and {grid.shape_kji}",
-            remedy="read the start with read_start, which resamples it",
-        )
+    require_same_grid("level set", level_set.grid, grid)
+    for channel in channels:
+        require_same_grid("channel", channel.grid, grid)
     band = max(settings.band * grid.h_max, level_set.band_mm)
     field, spacing = asfield(level_set.phi_mm, grid.spacing_mm)
     require_interface(field)
@@ -110,8 +129,41 @@ def pose(level_set: LevelSet, volume: Volume, settings: RefineSettings) -> Probl
         faired = redistance(fair(start, spacing, band), spacing, band_mm=band)
         sigma = prior_sigma(start, faired, sigma, spacing, band)
         start = faired
-    image = volume.values.reshape(field.shape)
-    return Problem(image, start, sigma, spacing, band, grid.ndim - 1, settings)
+    images = [v.values.reshape(field.shape) for v in (volume, *channels)]
+    return Problem(
+        images[0],
+        start,
+        sigma,
+        spacing,
+        band,
+        grid.ndim - 1,
+        settings,
+        given_speed(speed, grid, field.shape),
+        tuple(images[1:]),
+    )
+
+
+def require_same_grid(what: str, found: Grid, grid: Grid) -> None:
+    """Refuse a field whose voxels are not those of the image."""
+    if not found.mismatch_mm(grid) <= 1e-3 * grid.h_min:
+        raise DataError(
+            f"{what} and image lie on different grids",
+            found=f"{found.shape_kji} and {grid.shape_kji}",
+            remedy="resample it to the grid of the image; read_start does so for a start",
+        )
+
+
+def given_speed(
+    speed: ArrayLike | None, grid: Grid, shape: tuple[int, ...]
+) -> NDArray | float | None:
+    """Return a speed as a number or as a 3-D array."""
+    if speed is None:
+        return None
+    if np.ndim(speed) > 0:
+        return frozen_field(speed, grid, "speed").reshape(shape)
+    if not np.isfinite(number := float(np.asarray(speed))):
+        raise DataError("speed is not finite", found=number, need="a finite number")
+    return number
 
 
 def iterate(

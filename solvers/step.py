@@ -39,7 +39,10 @@ SIGMA_FLOOR = 0.02  # of the wall position, in largest spacings: the redistancer
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Everything that stays fixed: image, start and its s.d. as 3-D arrays, settings."""
+    """Everything that stays fixed: image, start and its s.d. as 3-D arrays, settings.
+
+    ``speed`` is the given speed of the wall, ``channels`` further images of the lumen's speed.
+    """
 
     image: NDArray[np.float32]
     start: NDArray
@@ -48,6 +51,8 @@ class Problem:
     band_mm: float
     wall_dims: int
     settings: RefineSettings
+    speed: NDArray | float | None = None
+    channels: tuple[NDArray[np.float32], ...] = ()
 
     @property
     def unit(self) -> float:

@@ -178,6 +178,17 @@ def test_grids_that_differ_are_refused():
         refine(start, Volume(image.values[1:], Grid(image.values[1:].shape, image.grid.affine)))
 
 
+def test_a_channel_or_speed_that_does_not_fit_is_refused():
+    _, image, start = case("circle")
+    other = Volume(image.values[1:], Grid(image.values[1:].shape, image.grid.affine))
+    with pytest.raises(DataError, match="channel and image lie on different grids"):
+        refine(start, image, channels=[other])
+    with pytest.raises(DataError, match="speed does not fit its grid"):
+        refine(start, image, speed=other.values)
+    with pytest.raises(DataError, match="speed is not finite"):
+        refine(start, image, speed=np.nan)
+
+
 def test_a_start_without_a_wall_is_refused():
     _, image, start = case("circle")
     with pytest.raises(NoInterfaceError):
