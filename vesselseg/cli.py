@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import signal
 import sys
@@ -16,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from . import __version__, cli_verbs, device
-from .cli_terminal import PipeClosed, Terminal, silence_stdout
+from .cli_terminal import PipeClosed, Terminal, silence_stdout, stdout_fault
 from .errors import ConfigError, EnvironmentFault, InputError
 
 # Typer 0.29 carries its own copy of click, earlier ones import it: take the class from the family.
@@ -102,6 +103,11 @@ def _run(arguments: list[str], terminal: Terminal) -> int:
     except MemoryError:
         fault = EnvironmentFault("out of memory", remedy="crop the scan or free memory")
         return _refuse(fault, terminal)
+    except OSError as error:
+        # Files have a writer of their own that names them: what is full here is the output.
+        if error.errno != errno.ENOSPC:
+            return _defect(error, terminal)
+        return _refuse(stdout_fault(error), terminal)
     except Exception as error:  # the outermost handler: all that is left is a defect of ours
         if not (device.is_numba_cache_fault(error.__traceback__) and device.heal_numba_cache()):
             return _defect(error, terminal)

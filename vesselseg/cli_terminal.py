@@ -112,9 +112,13 @@ def show(result: Mapping[str, Any], as_json: bool, human: Callable[[], str]) -> 
     except BrokenPipeError:
         raise PipeClosed from None
     except OSError as error:
-        silence_stdout()
-        fault = f"cannot write the result: {error.strerror}"
-        raise EnvironmentFault(fault, path="standard output") from None
+        raise stdout_fault(error) from None
+
+
+def stdout_fault(error: OSError) -> EnvironmentFault:
+    """Name a failure to write to stdout, and give up on it."""
+    silence_stdout()
+    return EnvironmentFault(f"cannot write the result: {error.strerror}", path="standard output")
 
 
 def silence_stdout() -> None:

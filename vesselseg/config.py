@@ -89,14 +89,27 @@ def build(model: type[Model], tree: Mapping[str, Any], path: Any = None) -> Mode
     try:
         return model.model_validate(dict(tree))
     except ValidationError as error:
-        first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
+        faults = error.errors()
+    first = faults[0]
+    location = _inside(tree, first["loc"])
     key = ".".join(location)
     if first["type"] == "extra_forbidden":
         raise ConfigError(f"unknown key '{key}'", path=path, remedy=_hint(model, location))
-    limits = ", ".join(f"{k} {v}" for k, v in first.get("ctx", {}).items() if k != "error")
-    message = first["msg"].removeprefix("Value error, ") + (f" ({limits})" if limits else "")
+    # A value that may be of several kinds has a fault for each of them.
+    same = [fault for fault in faults if _inside(tree, fault["loc"]) == location]
+    message = " or ".join(dict.fromkeys(f["msg"].removeprefix("Value error, ") for f in same))
     raise ConfigError(f"{key}: {message}" if key else message, path=path, found=first.get("input"))
+
+
+def _inside(tree: Any, loc: tuple[int | str, ...]) -> list[str]:
+    """Return the part of a fault's location that names a key; the rest names a kind of value."""
+    names = []
+    for part in loc:
+        if not isinstance(tree, Mapping) and names:
+            break
+        names.append(str(part))
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return names
 
 
 def resolve(

@@ -1,5 +1,7 @@
 """Settings: precedence, hints, ranges; the parser's holes stay closed."""
 
+from typing import Annotated, Literal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,6 +64,14 @@ def test_an_unknown_key_gets_the_nearest_name(tree, hint):
 def test_an_integer_is_an_integer_B105(value):
     with pytest.raises(ConfigError, match="seed"):
         build(Outer, {"seed": value})
+
+
+def test_a_value_of_no_kind_is_told_every_kind_it_may_be():
+    class Either(Settings):
+        keep: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+
+    with pytest.raises(ConfigError, match=r"^keep: .*'all' or .*greater than or equal to 1.* 0$"):
+        build(Either, {"keep": 0})
 
 
 @pytest.mark.parametrize("text", ["a = nan", "a = inf", "a = 1e400"])
