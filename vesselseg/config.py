@@ -103,7 +103,7 @@ def build(model: type[Model], tree: Mapping[str, Any], path: Any = None) -> Mode
 
 def _inside(tree: Any, loc: tuple[int | str, ...]) -> list[str]:
     """Return the part of a fault's location that names a key; the rest names a kind of value."""
-    names = []
+    names: list[str] = []
     for part in loc:
         if not isinstance(tree, Mapping) and names:
             break
