@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,6 +35,7 @@ from .step import (
     posterior,
     prior_sigma,
 )
+from .topology import keep_topology, topology_report
 
 STEPS = {"map": map_step, "chan_vese": chan_vese_step}
 FINISHES = {"map": posterior, "chan_vese": with_the_starts_sigma}
@@ -86,15 +88,15 @@ def refine(
     problem = pose(level_set, volume, settings, speed, channels)
     state, reason, history = iterate(problem, progress)
     phi, sigma, estimates = FINISHES[settings.energy](problem, state)
-    flat = volume.grid.ndim == 2
+    phi, sigma = (field.reshape(volume.grid.shape_kji) for field in (phi, sigma))
     return Refinement(
-        LevelSet(phi[0] if flat else phi, volume.grid, problem.band_mm),
-        sigma[0] if flat else sigma,
+        LevelSet(phi, volume.grid, problem.band_mm),
+        sigma,
         reason,
         len(history),
         history=tuple(history),
         seconds={"refine": time.perf_counter() - clock},
-        estimates=estimates,
+        estimates=estimates | topology_report(phi),
         notes=level_set.notes,
     )
 
@@ -126,7 +128,8 @@ def pose(
     if level_set.sigma_mm is not None:
         sigma = level_set.sigma_mm.reshape(field.shape)
     if settings.energy == "map":
-        faired = redistance(fair(start, spacing, band), spacing, band_mm=band)
+        faired = guarded(start, fair(start, spacing, band), spacing, settings)
+        faired = redistance(faired, spacing, band_mm=band)
         sigma = prior_sigma(start, faired, sigma, spacing, band)
         start = faired
     images = [v.values.reshape(field.shape) for v in (volume, *channels)]
@@ -175,7 +178,8 @@ def iterate(
     history: list[dict[str, float]] = []
     first = volume_mm(problem.start, problem.spacing)
     for n in range(settings.iterations):
-        state = STEPS[settings.energy](problem, state)
+        before, state = state.phi, STEPS[settings.energy](problem, state)
+        state = replace(state, phi=guarded(before, state.phi, problem.spacing, settings))
         volume = volume_mm(state.phi, problem.spacing)
         history.append({"step_rms_mm": state.rms_mm, "volume_mm3": volume, **dict(state.facts)})
         watch_volume(volume / first, n + 1, settings)
@@ -184,6 +188,13 @@ def iterate(
         if (reason := at_rest(steps, settings.tolerance)) is not None:
             return state, reason, history
     return state, StopReason.STEP_LIMIT, history
+
+
+def guarded(
+    old: NDArray, new: NDArray, spacing: tuple[float, ...], settings: RefineSettings
+) -> NDArray:
+    """Return the new wall, with the topology of the old one where that is asked for."""
+    return keep_topology(old, new, spacing) if settings.keep_topology else new
 
 
 def at_rest(steps: list[float], tolerance: float) -> StopReason | None:

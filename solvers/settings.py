@@ -33,5 +33,7 @@ class RefineSettings(Settings):
     """Stop when the root-mean-square step is shorter."""
     volume_limits: tuple[float, float] = Field((0.2, 5.0), strict=False)
     """Watchdog: lumen volume relative to the start's."""
+    keep_topology: bool = False
+    """Never split, merge, open or close the lumen; see ``solvers.topology.keep_topology``."""
     smoothing: Annotated[float, Field(ge=0, le=10.0)] = 0.3
     """Chan-Vese: weight of the wall's curvature."""
