@@ -26,7 +26,7 @@ from .prior import BoundaryPrior, PriorSettings
 from .solvers.redistancing import redistance
 from .solvers.refine import refine
 from .solvers.settings import RefineSettings
-from .solvers.topology import keep_components
+from .solvers.topology import keep_components, topology_report
 from .synth import SynthSettings, case
 from .training import TrainConfig, fit
 
@@ -100,7 +100,9 @@ def build_prior(
     level_set = LevelSet.from_probability(start) if isinstance(start, Probability) else start
     level_set = chosen(level_set, config)
     refined = refine(level_set, volume, config.refine, progress=progress)
-    refined = replace(refined, level_set=chosen(refined.level_set, config))
+    level_set = chosen(refined.level_set, config)
+    estimates = refined.estimates | topology_report(level_set.phi_mm)
+    refined = replace(refined, level_set=level_set, estimates=estimates)
     evidence = None if probability is None else probability.model_id
     if evidence == shipped().model_id and config.refine == RefineSettings():
         refined = calibrated(refined)

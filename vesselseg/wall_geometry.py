@@ -115,7 +115,8 @@ def topology(mask: Flags) -> Topology:
     χ = components - handles + cavities; genus is the number of handles (2-D: 0, χ counts holes).
     """
     from scipy import ndimage
-    from skimage.measure import euler_number
+
+    from .solvers.topology import euler_number
 
     labels, count = ndimage.label(mask, structure=np.ones((3,) * mask.ndim, dtype=int))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
@@ -123,7 +124,7 @@ def topology(mask: Flags) -> Topology:
     rank[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, count + 1)
     box = ndimage.find_objects(mask.astype(np.int8))
     inner = np.pad(mask[box[0]], 1) if box else mask
-    euler = int(euler_number(inner, connectivity=mask.ndim))
+    euler = euler_number(inner) if box else 0
     cavities = int(ndimage.label(~inner)[1]) - 1
     genus = count + cavities - euler if mask.ndim == 3 else 0
     return Topology(rank[labels], int(count), euler, genus)
