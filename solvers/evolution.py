@@ -4,19 +4,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vesselseg.cuda_kernels import advect as kernels
-from vesselseg.errors import ConfigError, DataError, NumericalError
+from vesselseg.cuda_kernels.tiles import copy_tiles
+from vesselseg.errors import ConfigError, DataError
 
 from .field import asfield, like_input
 from .schemes import SCHEMES, Scheme
+from .tiles import Tiles, collect_tiles, watch_band
 
 CFL = 0.5
 CHECK_EVERY = 10
+NARROWEST = 3.0  # half-width of a band in largest spacings: the stencils of the wall's neighbours
+REACH = 1.0  # smallest spacings between the wall and the rim of its band
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """What moves a wall: flat speed (n or 1 or 0), velocity (n, dims) or (0, 0), and b.
+
+    A speed of one sample holds everywhere; arrays have the type of phi.
+    """
+
+    speed: NDArray
+    velocity: NDArray
+    curvature_weight: float
+
+    def time_step(self, tiles: Tiles, spacing: tuple[float, ...]) -> float:
+        """Return the largest stable step for the voxels of a band."""
+        normal, vector = tiles.largest_speeds(self.speed, self.velocity, spacing)
+        for name, largest in (("speed", normal), ("velocity", vector)):
+            if not math.isfinite(largest):
+                raise DataError(f"non-finite {name}", need="finite values")
+        # A plane has no neighbours along its first axis.
+        return _limit(spacing[tiles.shape[0] == 1 :], normal, vector, self.curvature_weight, CFL)
 
 
 def stable_time_step(
@@ -43,13 +69,19 @@ def stable_time_step(
     curvature_weight : float
         b, mm² per unit time, not negative.
     """
-    h = np.asarray(spacing_mm, dtype=np.float64)
-    rate = 2.0 * curvature_weight * float(np.sum(h**-2.0))
-    if speed is not None:
-        rate += float(np.max(np.abs(speed))) * math.sqrt(float(np.sum(h**-2.0)))
+    normal = 0.0 if speed is None else float(np.max(np.abs(speed)))
+    vector = 0.0
     if velocity is not None:
         u = np.abs(np.asarray(velocity))
-        rate += float(np.max(np.sum(u / h[::-1], axis=-1)))
+        vector = float(np.max(np.sum(u / np.asarray(spacing_mm)[::-1], axis=-1)))
+    return _limit(spacing_mm, normal, vector, curvature_weight, cfl)
+
+
+def _limit(
+    spacing_mm: Sequence[float], normal: float, vector: float, curvature_weight: float, cfl: float
+) -> float:
+    squares = float(np.sum(np.asarray(spacing_mm, dtype=np.float64) ** -2.0))
+    rate = normal * math.sqrt(squares) + vector + 2.0 * curvature_weight * squares
     return cfl / rate if rate > 0.0 else math.inf
 
 
@@ -86,7 +118,8 @@ def advect(
     time_step : float, optional
         Default: the stable one. A larger one is refused.
     band_mm : float, optional
-        Only voxels with abs(phi) below it move; phi must be a distance then.
+        Only voxels with abs(phi) below it move, at a cost that goes with the wall's area. At
+        least three voxels more than the wall moves; phi must be a distance there.
 
     Returns
     -------
@@ -98,7 +131,8 @@ def advect(
     ConfigError
         If a forced step violates the CFL condition; both numbers are named.
     NumericalError
-        If the result is not finite or grows beyond the domain.
+        If the result is not finite or grows beyond the domain, or the wall comes to the rim of
+        its band; step and voxel are named.
     """
     field, spacing = asfield(phi, spacing_mm)
     if scheme not in SCHEMES:
@@ -107,83 +141,78 @@ def advect(
         raise ConfigError("bad time", found=time, need="a finite duration >= 0")
     if not (math.isfinite(curvature_weight) and curvature_weight >= 0.0):
         raise ConfigError("bad curvature_weight", found=curvature_weight, need=">= 0")
-    v, u = _speed(speed, field, phi), _velocity(velocity, field, phi)
-    limit = stable_time_step(
-        spacing[-np.ndim(phi) :],
-        speed=v if v.size else None,
-        velocity=u if u.size else None,
-        curvature_weight=curvature_weight,
+    if band_mm is not None and not band_mm >= NARROWEST * max(spacing):
+        raise ConfigError(
+            "band too narrow", found=band_mm, need=f">= {NARROWEST * max(spacing):.6g} mm"
+        )
+    motion = Motion(
+        _speed(speed, field, phi), _velocity(velocity, field, phi), float(curvature_weight)
     )
+    tiles = collect_tiles(field, math.inf if band_mm is None else float(band_mm))
+    limit = motion.time_step(tiles, spacing)
     step = min(limit, time) if time_step is None else float(time_step)
     if not 0.0 < step <= limit * (1.0 + 1e-9) and time > 0.0:
         fault = "time step over the CFL limit" if step > limit else "bad time step"
         raise ConfigError(fault, found=step, need=f"> 0 and <= {limit:.6g}")
     count = math.ceil(time / step - 1e-9) if time > 0.0 and math.isfinite(limit) else 0
-    active = np.ones(field.shape, np.bool_) if band_mm is None else np.abs(field) < band_mm
-    bound = 1.1 * float(np.linalg.norm(np.multiply(field.shape, spacing)))
-    buffers = (np.empty_like(field), np.empty_like(field))
-    for n in range(count):
-        field = _step(
-            field, (v, u, curvature_weight), active, time / count, SCHEMES[scheme], spacing, buffers
-        )
-        if n % CHECK_EVERY == CHECK_EVERY - 1 or n == count - 1:
-            watch(field, bound, n + 1)
+    if count > 0:
+        march(field, motion, tiles, SCHEMES[scheme], spacing, time / count, count)
     return like_input(field, phi)
 
 
-def watch(field: NDArray, bound: float, step: int) -> None:
-    """Stop when phi is not finite or beyond the bound; name step and voxel."""
-    worst = int(np.argmax(np.where(np.isfinite(field), np.abs(field), np.inf)))
-    if not np.abs(field.flat[worst]) <= bound:
-        voxel = tuple(int(n) for n in np.unravel_index(worst, field.shape)[::-1])
-        raise NumericalError(
-            f"level set lost at step {step}, voxel (i,j,k) = {voxel}",
-            found=f"phi = {field.flat[worst]:.3g} mm",
-            need=f"abs(phi) <= {bound:.3g}",
-            remedy="reduce the time step or the speed",
-        )
-
-
-def _step(
+def march(
     field: NDArray,
-    motion: tuple[NDArray, NDArray, float],
-    active: NDArray,
-    dt: float,
+    motion: Motion,
+    tiles: Tiles,
     scheme: Scheme,
     spacing: tuple[float, ...],
-    buffers: tuple[NDArray, NDArray],
-) -> NDArray:
-    state = field
-    for number, (ca, cb) in enumerate(scheme.stages):
-        last = number == len(scheme.stages) - 1
-        out = np.empty_like(field) if last else buffers[number % 2]
-        kernels.advect_stage(state, *motion, field, active, out, dt, ca, cb, scheme.order, *spacing)
-        state = out
-    return state
+    dt: float,
+    count: int,
+    *,
+    done: int = 0,
+) -> None:
+    """Take steps in place on the tiles of a 3-D field; ``done`` were taken before, for errors.
+
+    The last stage overwrites the field, which it reads at the voxel itself only, so that a scheme
+    of n stages needs n - 1 further fields, touched near the tiles alone.
+    """
+    number = field.dtype.type
+    size = np.asarray(spacing, dtype=field.dtype)
+    bound = 1.1 * float(np.linalg.norm(np.multiply(field.shape, spacing)))
+    reach = REACH * min(spacing)
+    buffers = [np.empty_like(field) for _ in scheme.stages[1:]]
+    for buffer in buffers:
+        copy_tiles(field, tiles.numbers, buffer)
+    for n in range(done + 1, done + count + 1):
+        state = field
+        for (ca, cb), out in zip(scheme.stages, [*buffers, field], strict=True):
+            kernels.advect_tiles(
+                state, motion.speed, motion.velocity, number(motion.curvature_weight), field,
+                tiles.numbers, tiles.bits, out, number(dt), number(ca), number(cb), scheme.order,
+                size,
+            )  # fmt: skip
+            state = out
+        if n % CHECK_EVERY == 0 or n == done + count:
+            watch_band(field, tiles, bound, reach, n)
 
 
 def _speed(speed: ArrayLike | None, field: NDArray, phi: Any) -> NDArray:
     if speed is None:
-        return np.empty((0, 0, 0), field.dtype)
+        return np.empty(0, field.dtype)
     values = np.asarray(speed, dtype=field.dtype)
-    if values.ndim == 0:
-        values = np.full(np.shape(phi), values)
-    return _checked(values, np.shape(phi), "speed").reshape(field.shape)
+    if values.ndim > 0:
+        _check_shape(values, np.shape(phi), "speed")
+    return np.ascontiguousarray(values).reshape(-1)
 
 
 def _velocity(velocity: ArrayLike | None, field: NDArray, phi: Any) -> NDArray:
     if velocity is None:
-        return np.empty((0, 0, 0, 0), field.dtype)
+        return np.empty((0, 0), field.dtype)
     values = np.asarray(velocity, dtype=field.dtype)
-    values = _checked(values, (*np.shape(phi), np.ndim(phi)), "velocity")
-    full = np.zeros((*field.shape, 3), field.dtype)
-    full[..., : values.shape[-1]] = values.reshape(*field.shape, values.shape[-1])
-    return full
+    _check_shape(values, (*np.shape(phi), np.ndim(phi)), "velocity")
+    return np.ascontiguousarray(values).reshape(-1, values.shape[-1])
 
 
-def _checked(values: NDArray, shape: tuple[int, ...], name: str) -> NDArray:
+def _check_shape(values: NDArray, shape: tuple[int, ...], name: str) -> None:
     if values.shape != shape:
         raise DataError(f"bad {name}", found=f"shape {values.shape}", need=f"shape {shape}")
-    if not np.isfinite(values).all():
-        raise DataError(f"non-finite {name}", need="finite values")
-    return np.ascontiguousarray(values)

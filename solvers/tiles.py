@@ -1,0 +1,89 @@
+"""The narrow band of a level set as tiles, and the watch over what moves in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vesselseg.cuda_kernels import tiles as kernels
+from vesselseg.errors import NumericalError
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """The tiles of 8 x 8 x 16 voxels that hold a voxel with |phi| < width.
+
+    ``numbers`` (n,) in C order; ``bits`` and ``rim`` (n, 64) hold for each row of 16 voxels which
+    of them lie in the band, and which of those have a neighbour that does not.
+    """
+
+    shape: tuple[int, ...]
+    width: float
+    numbers: NDArray[np.int64]
+    bits: NDArray[np.uint16]
+    rim: NDArray[np.uint16]
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels in the band."""
+        return int(np.bitwise_count(self.bits).sum(dtype=np.int64))
+
+    def voxel(self, entry: int, number: int) -> tuple[int, int, int]:
+        """Return (i, j, k) of a voxel, counted in C order, of a listed tile."""
+        origin = kernels.tile_origin(int(self.numbers[entry]), *self.shape[1:])
+        inside = np.unravel_index(number, kernels.TILE)
+        i, j, k = (int(a + b) for a, b in zip(origin[::-1], inside[::-1], strict=True))
+        return i, j, k
+
+    def largest_speeds(
+        self, speed: NDArray, velocity: NDArray, spacing: tuple[float, ...]
+    ) -> tuple[float, float]:
+        """Return max |V| and max Σ|u_a|/h_a in the band; infinite where one is not finite."""
+        out = np.zeros((len(self.numbers), 2))
+        kernels.largest_speeds(
+            speed, velocity, self.shape, self.numbers, self.bits, np.array(spacing), out
+        )
+        normal, vector = out.max(axis=0, initial=0.0)
+        return float(normal), float(vector)
+
+
+def collect_tiles(phi: NDArray, width: float) -> Tiles:
+    """List the band |phi| < width of a 3-D field; an infinite width takes the whole box."""
+    touched = np.empty(kernels.tile_count(phi.shape), np.bool_)
+    kernels.touched_tiles(phi, width, touched)
+    numbers = np.flatnonzero(touched)
+    bits = np.empty((len(numbers), kernels.ROWS), np.uint16)
+    rim = np.empty_like(bits)
+    kernels.band_rows(phi, width, numbers, bits, rim)
+    return Tiles(phi.shape, width, numbers, bits, rim)
+
+
+def watch_band(phi: NDArray, tiles: Tiles, bound: float, reach: float, step: int) -> None:
+    """Stop when phi is not finite or beyond the bound, or the wall within reach of the rim.
+
+    Beyond the rim nothing moves, so that a wall which came there would stand still.
+    """
+    out = np.empty((len(tiles.numbers), 4))
+    kernels.inspect_tiles(phi, tiles.numbers, tiles.bits, tiles.rim, out)
+    if not len(out):
+        return
+    worst = int(np.argmax(out[:, 0]))
+    if not out[worst, 0] <= bound:
+        i, j, k = tiles.voxel(worst, int(out[worst, 1]))
+        raise NumericalError(
+            f"level set lost at step {step}, voxel (i,j,k) = ({i}, {j}, {k})",
+            found=f"phi = {phi[k, j, i]:.3g} mm",
+            need=f"abs(phi) <= {bound:.3g}",
+            remedy="reduce the time step or the speed",
+        )
+    nearest = int(np.argmin(out[:, 2]))
+    if out[nearest, 2] < reach:
+        voxel = tiles.voxel(nearest, int(out[nearest, 3]))
+        raise NumericalError(
+            f"wall at the rim of its band at step {step}, voxel (i,j,k) = {voxel}",
+            found=f"phi = {out[nearest, 2]:.3g} mm",
+            need=f"abs(phi) >= {reach:.3g}",
+            remedy="widen band_mm, or redistance and go on in shorter times",
+        )
