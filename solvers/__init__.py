@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .evolution import advect, stable_time_step
     from .redistancing import redistance
+    from .viscous import viscous_distance
 
 _HOME = {
     "advect": "evolution",
     "redistance": "redistancing",
     "stable_time_step": "evolution",
+    "viscous_distance": "viscous",
 }
 
-__all__ = ["advect", "redistance", "stable_time_step"]
+__all__ = ["advect", "redistance", "stable_time_step", "viscous_distance"]
 
 
 def __getattr__(name: str) -> Any:
