@@ -1,182 +1,427 @@
 """How far is the wall from the truth? ``python studies/wall_error.py``.
 
-Phantoms with an exact wall, imaged with a point spread of 0.6 voxels and noise; the network's
-wall, the refined one and the field's usual recipes against the truth. The shapes reported here
-are others than those the settings were tried on (``TUNING``).
+Phantoms with an exact wall, imaged with a point spread of 0.6 voxels and noise. Every wall is
+refined from an independent start, the true wall displaced smoothly by 1 voxel rms; ours from the
+network's wall as well. The shapes reported here are others than those on which settings were
+chosen, ours and the peers'. Rows are kept in the result file; only missing ones are computed, and
+those of the methods after ``--redo`` (``ours`` stands for all of ours).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import math
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from peers import PEERS, isosurfaces
+from scenes import (
+    PSF,
+    REPORTED,
+    REPORTED_PLANAR,
+    RESULTS,
+    START_RMS,
+    TUNING,
+    Scene,
+    cases,
+    in_parallel,
+    in_turn,
+    scaled,
+)
 
-from vesselseg import metrics, phantoms
+from vesselseg import metrics
 from vesselseg.calibration import calibrated
-from vesselseg.fields import LevelSet, Volume
-from vesselseg.forward import ForwardModel, image_of, phantom_occupancy
-from vesselseg.grid import Grid
+from vesselseg.errors import InputError
+from vesselseg.fields import LevelSet, Refinement, Volume
 from vesselseg.infer import segment
 from vesselseg.io.atomic import write_bytes
 from vesselseg.solvers.refine import refine
 from vesselseg.solvers.settings import RefineSettings
 
-RESULTS = Path(__file__).parent / "results"
-REPORTED = ("aneurysm", "arch", "bifurcation", "curved_tube", "helix", "smooth_bifurcation")
-TUNING = ("ellipsoid", "sphere", "stenosis", "tapered_tube", "tilted_tube", "torus")
-PSF = 0.6
-WIDTHS = (0.5, 0.7, 0.9, 1.1, 1.4, 1.8)
-LEVELS = np.linspace(0.3, 0.54, 7)
-SHOWN = ("mean_voxel", "rms_voxel", "p95_voxel", "bias_voxel", "normal_rms_deg")
-COVER = ("within_1", "within_2")
-NAMES = {
+__all__ = ["REPORTED", "RESULTS", "TUNING", "cases", "in_parallel"]  # for the other studies
+
+FILE = RESULTS / "wall_error.json"
+SNR = (3.0, 6.0, 12.0)
+COLUMNS = ("mean", "rms", "p95", "max", "bias", "normals", "far", "seconds")
+COVER = ("within_1", "within_2")  # two more columns where a wall states its s.d.
+OURS = {
+    "start": "start",
     "network": "network",
-    "refined": "refined wall",
+    "refined_network": "refined from the network",
+    "refined": "**refined from the start**",
+    "chan_vese": "our Chan-Vese, from the start",
+}
+BASELINES = {
     "isosurface": "Gaussian isosurface, level 0.5, best width",
     "isosurface_tuned": "the same, width and level tuned with the truth",
-    "chan_vese": "Chan-Vese 3-D",
 }
+NAMES = {**OURS, **BASELINES, **{name: peer.name for name, peer in PEERS.items()}}
+FLOOR = "Cramér-Rao figure, patches of r²"
 
 
-def cases(
-    shapes: tuple[str, ...], radii: tuple[float, ...], snr: float, draws: int
-) -> Iterator[tuple[dict[str, Any], NDArray, Volume]]:
-    """Yield what was drawn, the exact distance and the image of every case."""
-    for name in shapes:
-        for radius in radii:
-            shape = phantoms.make(name, radius=radius)
-            grid = shape.grid(1.0)
-            truth = shape.phi(grid)
-            share = phantom_occupancy(shape, grid, PSF)
-            for draw in range(draws):
-                model = ForwardModel(snr=snr, psf_voxels=PSF)
-                image = image_of(share, grid, model, 1000 * draw + int(10 * radius), name)
-                yield {"shape": name, "radius": radius, "snr": snr, "draw": draw}, truth, image
+@dataclass(frozen=True)
+class Group:
+    """Scenes that differ in the draw only."""
+
+    shape: str
+    radius: float
+    snr: float
+    variant: str
+    draws: int
+
+    @property
+    def key(self) -> str:
+        """Name the group in the result file."""
+        return f"{self.shape}/{self.radius:g}/{self.variant}/{self.snr:g}"
+
+    @property
+    def planar(self) -> bool:
+        """Whether the scenes are 2-D."""
+        return self.shape in REPORTED_PLANAR
+
+    def methods(self) -> list[str]:
+        """Return the walls that can be had."""
+        return [n for n in NAMES if n not in PEERS or self.planar or not PEERS[n].planar]
+
+    def scenes(self) -> list[Scene]:
+        """Return the scenes, by draw."""
+        args = (self.shape, self.radius, self.snr)
+        return [Scene(*args, draw, self.variant) for draw in range(self.draws)]
 
 
-def isosurfaces(image: Volume, truth: NDArray, grid: Grid) -> dict[str, NDArray]:
-    """Return the best isosurfaces of the filtered image: width tuned, and level as well."""
-    model = ForwardModel()
-    scaled = (image.values.astype(np.float64) - model.background) / (model.lumen - model.background)
-    smooth = {w: gaussian_filter(scaled, w) for w in WIDTHS}
-
-    def rms(width: float, level: float) -> float:
-        return metrics.wall_errors(level - smooth[width], truth, grid)["rms_voxel"]
-
-    half = min(WIDTHS, key=lambda w: rms(w, 0.5))
-    width, level = min(((w, v) for w in WIDTHS for v in LEVELS), key=lambda c: rms(*c))
-    return {"isosurface": 0.5 - smooth[half], "isosurface_tuned": level - smooth[width]}
+def hard(variant: str, draws: int, snr: float = 6.0, radius: float = 4.0) -> list[Group]:
+    """Return the shapes under a hard condition: all but one, which takes minutes to render."""
+    shapes = [name for name in REPORTED if name != "smooth_bifurcation"]
+    return [Group(name, radius, snr, variant, draws) for name in shapes]
 
 
-def judge(truth: NDArray, image: Volume) -> dict[str, dict[str, Any]]:
-    """Return the errors of every method on one case."""
+def conditions(draws: int, hard_draws: int) -> dict[str, list[Group]]:
+    """Return what is asked: the plain cases by SNR, and the hard ones."""
+    plain = {f"SNR {snr:g}": [Group(n, 4.0, snr, "plain", draws) for n in REPORTED] for snr in SNR}
+    names = ("bias field", "neighbour", "dropout", "voxels 2:1:1")
+    return {
+        **plain,
+        **{name: hard(name, hard_draws) for name in names},
+        "Rician, SNR 3": hard("Rician", hard_draws, snr=3.0),
+        "radius 2.5": hard("plain", hard_draws, radius=2.5),
+        "radius 6": hard("plain", hard_draws, radius=6.0),
+        "2-D": [Group(name, 8.0, 6.0, "plain", draws) for name in REPORTED_PLANAR],
+    }
+
+
+def floor_voxel(snr: float, radius: float, ndim: int) -> float:
+    """Cramér-Rao s.d. of the wall averaged over a patch of one radius squared, in voxels.
+
+    σ² h³ 2 √π s / (D² A) with A = r² on a surface and a length r on a curve; s includes the voxel
+    box.
+    """
+    blur = math.sqrt(PSF**2 + 1.0 / 12.0)
+    return math.sqrt(2.0 * math.sqrt(math.pi) * blur / radius ** (ndim - 1)) / snr
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A wall, its s.d. if it states one, and the CPU seconds it took."""
+
+    phi: NDArray
+    sigma: NDArray | None
+    seconds: float
+
+
+def timed(make: Callable[[], LevelSet | Refinement | NDArray]) -> Found:
+    """Make a wall and take the processor's time."""
+    clock = time.process_time()
+    made = make()
+    seconds = time.process_time() - clock
+    if isinstance(made, Refinement):
+        return Found(made.level_set.phi_mm, made.sigma_mm, seconds)
+    if isinstance(made, LevelSet):
+        return Found(made.phi_mm, made.sigma_mm, seconds)
+    return Found(made, None, seconds)
+
+
+def ours(image: Volume, start: LevelSet) -> dict[str, Callable[[], LevelSet | Refinement]]:
+    """Return our walls, to be made."""
+
+    def network() -> LevelSet:
+        return LevelSet.from_probability(segment(image))
+
+    found = cache(network)
+    settings = RefineSettings(energy="chan_vese", iterations=60)
+    return {
+        "start": lambda: start,
+        "network": network,
+        "refined_network": lambda: calibrated(refine(found(), image)),
+        "refined": lambda: calibrated(refine(start, image)),
+        "chan_vese": lambda: refine(start, image, settings),
+    }
+
+
+@cache
+def tuned_settings() -> dict[str, dict[str, dict[str, Any]]]:
+    """Read the settings that ``peers.py --tune`` chose."""
+    tree: dict[str, dict[str, dict[str, Any]]]
+    tree = json.loads((RESULTS / "peers_tuning.json").read_text())
+    return {name: {key: {k: v for k, v in chosen.items() if k != "rms_voxel"}
+                   for key, chosen in by.items()} for name, by in tree.items()}  # fmt: skip
+
+
+@cache
+def warm() -> None:
+    """Compile once, so that no row pays for it."""
+    for name in ("disc", "sphere"):
+        scene = Scene(name, 4.0, 12.0, 99)
+        for make in ours(scene.image(), scene.start()).values():
+            make()
+
+
+def judged(job: tuple[Group, list[str]]) -> tuple[Group, dict[str, list[list[float]]]]:
+    """Judge some methods on the scenes of a group."""
+    group, methods = job
+    warm()
+    rows: dict[str, list[list[float]]] = {name: [] for name in methods}
+    for scene in group.scenes():
+        image, truth, start = scene.image(), scene.truth(), scene.start()
+        grid, clean = image.grid, scaled(image)
+        made = ours(image, start)
+        if "refined_network" in methods:
+            segment(image)  # its time is the row's of the network
+        for name in methods:
+            if name in PEERS:
+                settings = tuned_settings()[name][f"{grid.ndim}-D, SNR {scene.snr:g}"]
+                peer = PEERS[name].run
+                make = partial(peer, clean, start.phi_mm, grid.spacing_mm, **settings)
+            elif name in BASELINES:
+                make = partial(_isosurface, name, clean, start, truth)
+            else:
+                make = made[name]
+            rows[name].append(row(make, truth, image, scene.radius))
+    return group, rows
+
+
+def _isosurface(name: str, image: NDArray, start: LevelSet, truth: NDArray) -> NDArray:
+    return isosurfaces(image, start.phi_mm, truth, start.grid)[name][0]
+
+
+def row(make: Callable[[], Any], truth: NDArray, image: Volume, radius: float) -> list[float]:
+    """Return the figures of one wall; a lost one misses the truth by the lumen's radius."""
     grid = image.grid
-    found = segment(image)
-    start = LevelSet.from_probability(found)
-    clock = time.perf_counter()
-    refined = calibrated(refine(start, image))
-    seconds = time.perf_counter() - clock
-    walls: dict[str, NDArray] = {
-        "network": start.phi_mm,
-        "refined": refined.level_set.phi_mm,
-        **isosurfaces(image, truth, grid),
-        "chan_vese": refine(
-            start, image, RefineSettings(energy="chan_vese", iterations=60)
-        ).level_set.phi_mm,
-    }
-    rows = {name: metrics.wall_errors(phi, truth, grid) for name, phi in walls.items()}
-    for name, field, sigma in (
-        ("network", start.phi_mm, start.sigma_mm),
-        ("refined", refined.level_set.phi_mm, refined.sigma_mm),
-    ):
-        rows[name] |= metrics.coverage(field, truth, sigma, grid)
-    rows["refined"] |= {
-        "seconds": seconds,
-        "steps": refined.steps,
-        "converged": refined.converged,
-        **{f"estimated_{k}": v for k, v in refined.estimates.items()},
-    }
-    return rows
+    try:
+        found = timed(make)
+        errors = metrics.wall_errors(found.phi, truth, grid)
+    except InputError:
+        lost = radius / grid.h_min
+        return [lost, lost, lost, lost, lost, 90.0, 1.0, 0.0]
+    values = [errors[f"{name}_voxel"] for name in COLUMNS[:5]]
+    values += [errors["normal_rms_deg"], max(errors["false_share"], errors["missed_share"])]
+    values.append(found.seconds)
+    if found.sigma is not None:
+        covered = metrics.coverage(found.phi, truth, found.sigma, grid)
+        values += [covered[name] for name in COVER]
+    return [float(f"{value:.3g}") for value in values]
 
 
-def summary(rows: list[dict[str, Any]], snr: float) -> list[dict[str, Any]]:
-    """Average every method over the cases of one SNR; unresolved vessels apart."""
-    table = []
+Rows = dict[str, dict[str, list[list[float]]]]
+
+
+def averages(rows: Rows, groups: Iterable[Group], method: str) -> dict[str, float] | None:
+    """Average the figures of a method over groups; nothing if some are missing."""
+    found = [rows.get(method, {}).get(group.key) for group in groups]
+    if not found or None in found:
+        return None
+    values = [line for part in found for line in part or []]
+    columns = [*COLUMNS, *COVER][: min(len(line) for line in values)]
+    return {name: float(np.mean([line[i] for line in values])) for i, name in enumerate(columns)}
+
+
+def summary(rows: Rows, asked: dict[str, list[Group]]) -> dict[str, Any]:
+    """Make the tables: the README's, the hard cases, every SNR, and the verdicts."""
+    plain, harder = [f"SNR {snr:g}" for snr in SNR], list(asked)[len(SNR) :]
+    known = {name: {c: averages(rows, asked[c], name) for c in asked} for name in NAMES}
+    by_snr, table, hard_table, tail = [], [], [], []
     for method, name in NAMES.items():
-        part = [r["methods"][method] for r in rows if r["snr"] == snr]
-        line: dict[str, Any] = {"SNR": f"{snr:g}", "wall": name}
-        titles = ("mean", "rms", "95 %", "bias", "normals °")
-        line |= {t: average(part, k) for t, k in zip(titles, SHOWN, strict=True)}
-        covered = [f"{100 * average(part, k):.0f} %" if k in part[0] else "" for k in COVER]
-        table.append(line | dict(zip(("±1 s.d.", "±2 s.d."), covered, strict=True)))
-    return table
+        parts = [known[method][c] for c in plain]
+        if all(parts):
+            table.append(headline(name, [part for part in parts if part]))
+            by_snr += [{"SNR": f"{snr:g}", "wall": name, **rounded(part)}
+                       for snr, part in zip(SNR, parts, strict=True) if part]  # fmt: skip
+        if any(known[method][c] for c in harder):
+            for figure, lines in (("rms", hard_table), ("p95", tail)):
+                cells = {c: part[figure] if (part := known[method][c]) else "" for c in harder}
+                lines.append({"wall": name, **cells})
+    floors = {f"rms, {c}": floor_voxel(snr, 4.0, 3) for c, snr in zip(plain, SNR, strict=True)}
+    if table:
+        table.append({key: floors.get(key, "") for key in table[0]} | {"wall": FLOOR})
+    return {
+        "ratios": ratios(known, plain),
+        "table": table,
+        "hard": hard_table,
+        "hard_p95": tail,
+        "against_the_best_peer": [line for c in asked for line in verdicts(known, c)],
+        "by_snr": by_snr,
+    }
 
 
-def average(rows: list[dict[str, Any]], key: str) -> float:
-    """Return the mean of one figure."""
-    return float(np.mean([row[key] for row in rows]))
+def headline(name: str, parts: list[dict[str, float]]) -> dict[str, Any]:
+    """Return a row of the README's table: rms by SNR, the rest at SNR 6."""
+    middle = parts[1]
+    covered = {title: f"{100 * middle[key]:.0f} %" if key in middle else ""
+               for title, key in zip(("±1 s.d.", "±2 s.d."), COVER, strict=True)}  # fmt: skip
+    return {
+        "wall": name,
+        **{f"rms, SNR {snr:g}": part["rms"] for snr, part in zip(SNR, parts, strict=True)},
+        "95 %": middle["p95"],
+        "max": middle["max"],
+        "bias": middle["bias"],
+        "normals °": round(middle["normals"], 1),
+        **covered,
+        "CPU s": round(middle["seconds"], 2),
+    }
 
 
-def judged(job: tuple[tuple[str, ...], tuple[float, ...], float, int]) -> list[dict[str, Any]]:
-    """Judge every method on the cases of one job."""
-    rows = []
-    for facts, truth, image in cases(*job):
-        wall = judge(truth, image)
-        rows.append(facts | {"methods": wall})
-        print(
-            f"{facts['shape']:<20} r {facts['radius']:g} SNR {facts['snr']:g}: "
-            + ", ".join(f"{m} {wall[m]['mean_voxel']:.3f}" for m in NAMES),
-            flush=True,
-        )
-    return rows
+def ratios(known: dict[str, dict[str, Any]], plain: list[str]) -> dict[str, dict[str, float]]:
+    """Return the rms of our walls, averaged over shapes and SNR, over that of the yardsticks."""
+
+    def over_snr(method: str) -> float | None:
+        parts = [known[method][c] for c in plain]
+        return float(np.mean([part["rms"] for part in parts])) if all(parts) else None
+
+    yard = {name: over_snr(name) for name in BASELINES}
+    yard["cramer_rao"] = float(np.mean([floor_voxel(snr, 4.0, 3) for snr in SNR]))
+    return {
+        name: {to: round(mine / by, 3) for to, by in yard.items() if by}
+        for name in ("refined", "refined_network")
+        if (mine := over_snr(name)) is not None
+    }
 
 
-def in_parallel(work: Callable[[Any], Any], jobs: list[Any]) -> list[Any]:
-    """Run the jobs on all cores, one thread each; the order of the results is that of the jobs."""
-    for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[variable] = "1"
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        return list(pool.map(work, jobs))
+def verdicts(known: dict[str, dict[str, Any]], condition: str) -> list[dict[str, Any]]:
+    """Compare the refined wall with the best peer or baseline, figure by figure."""
+    mine, lines = known["refined"][condition], []
+    others = {n: part for n in [*PEERS, *BASELINES] if (part := known[n][condition])}
+    if mine and others:
+        for figure in ("rms", "p95", "max", "normals"):
+            best = min(others, key=lambda n: others[n][figure])
+            ratio = mine[figure] / others[best][figure]
+            lines.append({"condition": condition, "figure": figure, "ours": mine[figure],
+                          "best": others[best][figure], "peer": best, "ratio": ratio})  # fmt: skip
+    return [rounded(line) for line in lines]
+
+
+def rounded(line: dict[str, Any]) -> dict[str, Any]:
+    """Keep four digits."""
+    return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in line.items()}
+
+
+def text(result: dict[str, Any], rows: Rows) -> str:
+    """Write the tables readably and one line for the rows of a group."""
+    head = {k: [rounded(line) for line in v] if isinstance(v, list) else v
+            for k, v in result.items()}  # fmt: skip
+    lines = [
+        f"  {json.dumps(method)}: {{\n"
+        + ",\n".join(f"   {json.dumps(key)}: {json.dumps(part)}" for key, part in by.items())
+        + "\n  }"
+        for method, by in rows.items()
+    ]
+    body = json.dumps(head, indent=1, ensure_ascii=False)
+    return body[:-2] + ',\n "rows": {\n' + ",\n".join(lines) + "\n }\n}\n"
+
+
+def facts(given: argparse.Namespace) -> dict[str, Any]:
+    """Return settings and versions."""
+    packages = ("numpy", "scipy", "numba", "scikit-image", "SimpleITK")
+    return {
+        "draws": given.draws,
+        "hard_draws": given.hard_draws,
+        "psf_voxels": PSF,
+        "start_rms_voxel": START_RMS,
+        "shapes": [*REPORTED, *REPORTED_PLANAR],
+        "columns": [*COLUMNS, *COVER],
+        "peers": "settings: peers_tuning.json",
+        "refine": RefineSettings().model_dump(),
+        "versions": {name: version(name) for name in packages},
+    }
 
 
 def main() -> None:
-    """Run the study and write its result."""
+    """Compute what is missing and write tables and figure."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--snr", type=float, nargs="+", default=[3.0, 6.0, 12.0])
-    options.add_argument("--radii", type=float, nargs="+", default=[4.0])
-    options.add_argument("--draws", type=int, default=5)
-    options.add_argument("--tuning", action="store_true", help="the shapes for trying settings")
-    options.add_argument("-o", "--output", type=Path, default=RESULTS / "wall_error.json")
+    options.add_argument("--draws", type=int, default=10)
+    options.add_argument("--hard-draws", type=int, default=3)
+    options.add_argument("--redo", nargs="+", default=[], choices=[*NAMES, "ours"])
+    options.add_argument("--only", nargs="+", choices=[*NAMES, "ours"], help="leave the rest")
+    options.add_argument("--workers", type=int)
     given = options.parse_args()
-    shapes = TUNING if given.tuning else REPORTED
-    jobs = [((name,), (r,), snr, given.draws)
-            for snr in given.snr for name in shapes for r in given.radii]  # fmt: skip
-    rows = [row for part in in_parallel(judged, jobs) for row in part]
-    table = [line for snr in given.snr for line in summary(rows, snr)]
-    settings = {"shapes": shapes, "draws": given.draws, "radii": given.radii, "psf_voxels": PSF}
-    better = [r["methods"]["refined"]["mean_voxel"] < r["methods"]["network"]["mean_voxel"]
-              for r in rows]  # fmt: skip
-    result = {
-        "settings": settings,
-        "refined_better_than_network": f"{sum(better)} of {len(better)}",
-        "table": table,
-        "cases": rows,
-    }
-    text = json.dumps(result, indent=1, default=float)
-    write_bytes(given.output, text.encode(), overwrite=True)
-    for line in table:
-        print("  ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in line.values()))
-    print("refined better than the network:", result["refined_better_than_network"])
+    asked = conditions(given.draws, given.hard_draws)
+    rows: Rows = json.loads(FILE.read_text()).get("rows", {}) if FILE.is_file() else {}
+    redo, only = (named(chosen) for chosen in (given.redo, given.only or list(NAMES)))
+    groups = list({group.key: group for part in asked.values() for group in part}.values())
+    jobs = []
+    for group in groups:
+        missing = [
+            m
+            for m in group.methods()
+            if m in only and (m in redo or len(rows.get(m, {}).get(group.key, [])) != group.draws)
+        ]
+        jobs += [(group, missing)] if missing else []
+    for group, found in in_turn(judged, jobs, given.workers):
+        for method, part in found.items():
+            rows.setdefault(method, {})[group.key] = part
+        line = ", ".join(f"{m} {np.mean([r[1] for r in part]):.3f}" for m, part in found.items())
+        print(f"{group.key}: {line}", flush=True)
+        save(rows, asked, given)
+    save(rows, asked, given)
+    figure(rows, asked)
+
+
+def named(chosen: list[str]) -> set[str]:
+    """Return the methods meant."""
+    return {name for c in chosen for name in (OURS if c == "ours" else [c])}
+
+
+def save(rows: Rows, asked: dict[str, list[Group]], given: argparse.Namespace) -> None:
+    """Write the result file."""
+    ordered = {name: rows[name] for name in NAMES if name in rows}
+    result = {"settings": facts(given), **summary(ordered, asked)}
+    write_bytes(FILE, text(result, ordered).encode(), overwrite=True)
+
+
+def figure(rows: Rows, asked: dict[str, list[Group]]) -> None:
+    """Draw the rms error of every method against SNR, and on the hard cases."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plain = [f"SNR {snr:g}" for snr in SNR]
+    harder = list(asked)[len(SNR) :]
+    fig, axes = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(2, 3), layout="constrained")
+    for n, (method, name) in enumerate(NAMES.items()):
+        bold = method in ("refined", "refined_network")
+        look = {"color": f"C{n % 10}", "marker": "os^vD"[n % 5], "lw": 2.5 if bold else 1.0}
+        for axis, names, line in ((axes[0], plain, "-"), (axes[1], harder, "")):
+            parts = [averages(rows, asked[c], method) for c in names]
+            shown = [(i, part["rms"]) for i, part in enumerate(parts) if part]
+            if shown:
+                label = name.strip("*") if axis is axes[1] else None
+                axis.plot(*zip(*shown, strict=True), linestyle=line, label=label, **look)
+    floors = [floor_voxel(snr, 4.0, 3) for snr in SNR]
+    axes[0].plot(range(len(SNR)), floors, "k:", label=FLOOR)
+    for axis, names in ((axes[0], plain), (axes[1], harder)):
+        axis.set_yscale("log")
+        axis.set_xticks(range(len(names)), names, rotation=0 if names is plain else 20)
+        axis.grid(alpha=0.3, which="both")
+    axes[0].set_ylabel("wall error, rms, voxels")
+    fig.legend(loc="outside right upper", fontsize=7)
+    fig.savefig(RESULTS / "wall_error.png", dpi=90)
+    plt.close(fig)
 
 
 if __name__ == "__main__":

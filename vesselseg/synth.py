@@ -26,13 +26,23 @@ from .config import Settings
 from .errors import ConfigError
 from .fields import Case, Field, Progress, silent
 from .forward import ForwardModel, gaussian_process, occupancy, render, render_phantom
+from .grid import Grid
 
-__all__ = ["ForwardModel", "SynthSettings", "case", "render", "render_phantom", "write_dataset"]
+__all__ = [
+    "ForwardModel",
+    "SynthSettings",
+    "case",
+    "perturbed",
+    "render",
+    "render_phantom",
+    "write_dataset",
+]
 
 Range = tuple[float, float]
 FAMILIES = {"train": 0, "heldout": 1}
 SHARE_LIMITS = (0.003, 0.45)
 ATTEMPTS = 12
+THIN = 0.6  # share of the lumen's radius that a perturbed wall may move at most
 
 
 class SynthSettings(Settings):
@@ -233,6 +243,47 @@ def _speed_channel(geometry: Geometry, psf: float, snr: float, rng: np.random.Ge
 def _direction(ndim: int, rng: np.random.Generator) -> NDArray[np.float32]:
     vector = rng.standard_normal(ndim)
     return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
+
+
+def perturbed(
+    phi_mm: NDArray,
+    grid: Grid,
+    rms_voxel: float,
+    seed: int,
+    *,
+    length_voxels: float = 5.0,
+) -> NDArray[np.float64]:
+    """Displace a wall at random and smoothly: a start that knows nothing of the image.
+
+    The displacement is uniformly distributed over ±√3 ``rms_voxel`` smallest voxels (so that none
+    is much larger than the others) and smooth in space; where the lumen is thin it is less, so
+    that no branch is lost.
+
+    Parameters
+    ----------
+    phi_mm : (nz, ny, nx) or (ny, nx) array
+        Signed distance in mm, negative in the lumen.
+    grid : Grid
+    rms_voxel : float
+        Root mean square of the displacement.
+    seed : int
+    length_voxels : float
+        Correlation length in voxels: autocorrelation near exp(-d²/(2l²)).
+
+    Returns
+    -------
+    (nz, ny, nx) or (ny, nx) float64 array
+        A function with the displaced wall as its zero set, a distance only roughly.
+    """
+    from scipy.ndimage import maximum_filter
+    from scipy.special import ndtr
+
+    phi = np.asarray(phi_mm, dtype=np.float64)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 11]))
+    share = 2.0 * ndtr(gaussian_process(grid.shape_kji, length_voxels, rng)) - 1.0
+    depth = maximum_filter(np.maximum(-phi, 0.0), size=11)  # of the lumen beside a wall point
+    most = np.minimum(np.sqrt(3.0) * rms_voxel * grid.h_min, THIN * depth)
+    return np.asarray(phi - most * share, dtype=np.float64)
 
 
 def write_dataset(
