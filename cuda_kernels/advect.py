@@ -71,17 +71,10 @@ transport_weno5 = transport_by(weno5_at)
 
 @njit(error_model="numpy", forceinline=True)
 def curvature(
-    phi: Array,
-    at: Index,
-    sz: Index,
-    sy: Index,
-    hz: Real,
-    hy: Real,
-    hx: Real,
-    bend: Real,
-    rate: Array,
-) -> None:
-    """Add b κ |∇phi| to the rates of a row: 19 points, |κ| capped at 2/h."""
+    phi: Array, at: Index, sz: Index, sy: Index, hz: Real, hy: Real, hx: Real,
+    motion: Array, rate: Array,
+) -> None:  # fmt: skip
+    """Add b κ |∇phi| to the rates of a row: 19 points, |κ| capped at 2/h, b in motion's row 4."""
     az = HALF / hz
     ay = HALF / hy
     ax = HALF / hx
@@ -105,7 +98,7 @@ def curvature(
         value = turned / (g2 if g2 > FLATTEST else FLATTEST)
         limit = cap * math.sqrt(g2)
         value = value if value < limit else limit
-        rate[i] += bend * (value if value > -limit else -limit)
+        rate[i] += motion[4, i] * (value if value > -limit else -limit)
 
 
 @njit(error_model="numpy", forceinline=True)
@@ -143,7 +136,7 @@ def advect_tiles(
     phi: Array,
     speed: Array,
     velocity: Array,
-    bend: Real,
+    bend: Array,
     base: Array,
     tiles: Array,
     bits: Array,
@@ -156,10 +149,10 @@ def advect_tiles(
 ) -> None:
     """Write out = ca base + cb (phi + dt rate(phi)) at the voxels of the band, phi beside them.
 
-    ``speed`` (n or 1 or 0) and ``velocity`` (n or 0, dims: x first) are flat; a speed of one
-    sample holds everywhere. ``spacing`` and the numbers have the type of phi. ``out`` may be
-    ``base``, which is read at the voxel itself only; the tiles' neighbours must hold the values of
-    phi in both.
+    ``speed``, ``bend`` (n or 1 or 0) and ``velocity`` (n or 0, dims: x first) are flat; one sample
+    holds everywhere. ``spacing`` and the numbers have the type of phi. ``out`` may be ``base``,
+    which is read at the voxel itself only; the tiles' neighbours must hold the values of phi in
+    both.
     """
     nz, ny, nx = phi.shape
     flat = phi.reshape(phi.size)
@@ -173,9 +166,11 @@ def advect_tiles(
         count = np.uint64(min(TILE[2], nx - i0))
         rate = np.zeros(TILE[2], phi.dtype)
         new = np.zeros(TILE[2], phi.dtype)
-        motion = np.zeros((4, TILE[2]), phi.dtype)
+        motion = np.zeros((5, TILE[2]), phi.dtype)
         if speed.size == 1:
             motion[0, :] = speed[0]
+        if bend.size == 1:
+            motion[4, :] = bend[0]
         block = np.empty(BLOCK, phi.dtype)
         field = flat
         sz, sy = np.uint64(ny * nx), np.uint64(nx)
@@ -196,6 +191,8 @@ def advect_tiles(
             home = np.uint64(((k0 + k) * ny + j0 + j) * nx + i0)
             if speed.size > 1:
                 load_row(speed, home, U1, count, motion[0])
+            if bend.size > 1:
+                load_row(bend, home, U1, count, motion[4])
             for a in range(dims):
                 first = home * np.uint64(dims) + np.uint64(a)
                 load_row(flat_velocity, first, np.uint64(dims), count, motion[3 - a])
@@ -205,6 +202,6 @@ def advect_tiles(
                 transport_eno2(field, at, sz, sy, hz, hy, hx, motion, rate)
             else:
                 transport_weno5(field, at, sz, sy, hz, hy, hx, motion, rate)
-            if bend != ZERO:
-                curvature(field, at, sz, sy, hz, hy, hx, bend, rate)
+            if bend.size > 0:
+                curvature(field, at, sz, sy, hz, hy, hx, motion, rate)
             advance(field, at, rate, flat_base, home, mask, count, dt, ca, cb, new, flat_out)

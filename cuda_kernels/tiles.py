@@ -147,21 +147,29 @@ def extend_line(line: Array, first: int, n: int) -> None:
         line[i] = line[last] + (i - last) * (line[last] - line[last - step])
 
 
+@njit(error_model="numpy")
+def magnitude(values: Array, at: int) -> float:
+    """Return |value|, infinite for NaN; one sample holds everywhere, none is zero."""
+    if values.size == 0:
+        return 0.0
+    value = abs(values[at if values.size > 1 else 0])
+    return value if value < math.inf else math.inf
+
+
 @compiled(parallel=True)
 def largest_speeds(
-    speed: Array, velocity: Array, shape: tuple[int, ...], tiles: Array, bits: Array,
+    speed: Array, velocity: Array, bend: Array, shape: tuple[int, ...], tiles: Array, bits: Array,
     spacing: Array, out: Array,
 ) -> None:  # fmt: skip
-    """Write max |V| and max Σ|u_a|/h_a of each tile's band; infinite where one is not finite.
+    """Write max |V|, max Σ|u_a|/h_a and max |b| of each tile's band; infinite if not finite.
 
-    ``speed`` (n or 1 or 0) is flat, ``velocity`` (n, dims) or (0, 0) with x first.
+    ``speed`` and ``bend`` (n or 1 or 0) are flat, ``velocity`` (n, dims) or (0, 0), x first.
     """
     _, ny, nx = shape
     dims = velocity.shape[1]
     for t in prange(tiles.size):
         k0, j0, i0 = tile_origin(tiles[t], ny, nx)
-        normal = 0.0
-        vector = 0.0
+        out[t, :] = 0.0
         for row in range(ROWS):
             mask = bits[t, row]
             if mask == 0:
@@ -170,15 +178,12 @@ def largest_speeds(
             for i in range(min(TILE[2], nx - i0)):
                 if (mask >> i) & 1 == 0:
                     continue
-                if speed.size > 0:
-                    v = abs(speed[home + i if speed.size > 1 else 0])
-                    normal = max(normal, v if v < math.inf else math.inf)
-                total = 0.0
+                vector = 0.0
                 for a in range(dims):
-                    total += abs(velocity[home + i, a]) / spacing[2 - a]
-                vector = max(vector, total if total < math.inf else math.inf)
-        out[t, 0] = normal
-        out[t, 1] = vector
+                    vector += abs(velocity[home + i, a]) / spacing[2 - a]
+                out[t, 0] = max(out[t, 0], magnitude(speed, home + i))
+                out[t, 1] = max(out[t, 1], vector if vector < math.inf else math.inf)
+                out[t, 2] = max(out[t, 2], magnitude(bend, home + i))
 
 
 @compiled(parallel=True)

@@ -26,23 +26,27 @@ REACH = 1.0  # smallest spacings between the wall and the rim of its band
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """What moves a wall: flat speed (n or 1 or 0), velocity (n, dims) or (0, 0), and b.
+    """What moves a wall, of the type of phi: V and b, flat (n or 1 or 0), and u (n, dims).
 
-    A speed of one sample holds everywhere; arrays have the type of phi.
+    One sample holds everywhere. Without a velocity it has shape (0, 0).
     """
 
     speed: NDArray
     velocity: NDArray
-    curvature_weight: float
+    bend: NDArray
+
+    def limits(self, tiles: Tiles, spacing: tuple[float, ...]) -> tuple[float, float, float]:
+        """Return max |V|, max Σ|u_a|/h_a and max b in a band."""
+        found = tiles.largest_speeds(self.speed, self.velocity, self.bend, spacing)
+        for name, largest in zip(("speed", "velocity", "curvature weight"), found, strict=True):
+            if not math.isfinite(largest):
+                raise DataError(f"non-finite {name}", need="finite values")
+        return found
 
     def time_step(self, tiles: Tiles, spacing: tuple[float, ...]) -> float:
         """Return the largest stable step for the voxels of a band."""
-        normal, vector = tiles.largest_speeds(self.speed, self.velocity, spacing)
-        for name, largest in (("speed", normal), ("velocity", vector)):
-            if not math.isfinite(largest):
-                raise DataError(f"non-finite {name}", need="finite values")
         # A plane has no neighbours along its first axis.
-        return _limit(spacing[tiles.shape[0] == 1 :], normal, vector, self.curvature_weight, CFL)
+        return _limit(spacing[tiles.shape[0] == 1 :], *self.limits(tiles, spacing), CFL)
 
 
 def stable_time_step(
@@ -145,9 +149,8 @@ def advect(
         raise ConfigError(
             "band too narrow", found=band_mm, need=f">= {NARROWEST * max(spacing):.6g} mm"
         )
-    motion = Motion(
-        _speed(speed, field, phi), _velocity(velocity, field, phi), float(curvature_weight)
-    )
+    bend = np.full(1 if curvature_weight > 0.0 else 0, curvature_weight, field.dtype)
+    motion = Motion(_speed(speed, field, phi), _velocity(velocity, field, phi), bend)
     tiles = collect_tiles(field, math.inf if band_mm is None else float(band_mm))
     limit = motion.time_step(tiles, spacing)
     step = min(limit, time) if time_step is None else float(time_step)
@@ -187,9 +190,8 @@ def march(
         state = field
         for (ca, cb), out in zip(scheme.stages, [*buffers, field], strict=True):
             kernels.advect_tiles(
-                state, motion.speed, motion.velocity, number(motion.curvature_weight), field,
-                tiles.numbers, tiles.bits, out, number(dt), number(ca), number(cb), scheme.order,
-                size,
+                state, motion.speed, motion.velocity, motion.bend, field, tiles.numbers,
+                tiles.bits, out, number(dt), number(ca), number(cb), scheme.order, size,
             )  # fmt: skip
             state = out
         if n % CHECK_EVERY == 0 or n == done + count:

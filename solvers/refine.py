@@ -22,8 +22,8 @@ from vesselseg.fields import (
 from vesselseg.grid import Grid
 
 from .field import asfield, require_interface
+from .flow import SPEEDS, flow_step, with_the_starts_sigma
 from .redistancing import redistance
-from .region import chan_vese_step, with_the_starts_sigma
 from .settings import RefineSettings
 from .step import (
     FIRST_LENGTH,
@@ -37,8 +37,8 @@ from .step import (
 )
 from .topology import keep_topology, topology_report
 
-STEPS = {"map": map_step, "chan_vese": chan_vese_step}
-FINISHES = {"map": posterior, "chan_vese": with_the_starts_sigma}
+STEPS = {"map": map_step} | dict.fromkeys(SPEEDS, flow_step)
+FINISHES = {"map": posterior} | dict.fromkeys(SPEEDS, with_the_starts_sigma)
 DEFAULT_SIGMA = 0.5  # s.d. of a start that states none, in largest spacings
 THINNEST = 0.9  # mean radius in largest voxels: below, no sample need lie in the lumen
 COARSEST_REST = 0.1  # voxels: longer steps are never taken for rest
@@ -62,8 +62,9 @@ def refine(
     volume : Volume
         The scan, on the same grid, 2-D or 3-D.
     settings : RefineSettings, optional
-        Energy ``map`` (posterior mode of a blurred two-intensity model with local means) or
-        ``chan_vese`` (Chan & Vese 2001 with global means).
+        Energy ``map`` (posterior mode of a blurred two-intensity model with local means), or a
+        flow: ``gac`` (Caselles, Kimmel & Sapiro 1997), ``chan_vese`` (Chan & Vese 2001, global
+        means), ``local`` (Lankton & Tannenbaum 2008, local means), ``given`` (the caller's speed).
     speed : float or array on the grid, optional
         Outward speed of the wall, of the energy that is given one.
     channels : sequence of Volume
@@ -185,7 +186,7 @@ def iterate(
         watch_volume(volume / first, n + 1, settings)
         progress("refine", (n + 1) / settings.iterations, f"step {state.rms_mm:.4f} mm rms")
         steps = [row["step_rms_mm"] / problem.unit for row in history]
-        if (reason := at_rest(steps, settings.tolerance)) is not None:
+        if (reason := RESTS[settings.energy](steps, settings.tolerance)) is not None:
             return state, reason, history
     return state, StopReason.STEP_LIMIT, history
 
@@ -198,7 +199,7 @@ def guarded(
 
 
 def at_rest(steps: list[float], tolerance: float) -> StopReason | None:
-    """Judge the steps, in voxels: short enough, or no longer shrinking and below a tenth.
+    """Judge the steps of ``map``, in voxels: short, or no longer shrinking and below a tenth.
 
     Steps before blur and prior were learnt for the last time do not count.
     """
@@ -210,6 +211,20 @@ def at_rest(steps: list[float], tolerance: float) -> StopReason | None:
     if len(after) >= 4 and COARSEST_REST > min(after[-2:]) > 0.9 * min(after[:-2]):
         return StopReason.RESOLUTION
     return None
+
+
+def settled(steps: list[float], tolerance: float) -> StopReason | None:
+    """Judge the steps of a flow: two in turn are short."""
+    rests = len(steps) >= 2 and max(steps[-2:]) < tolerance
+    return StopReason.CONVERGED if rests else None
+
+
+def stands(steps: list[float], tolerance: float) -> StopReason | None:
+    """Judge the steps of a given speed, however short: at rest when its time is over."""
+    return StopReason.CONVERGED if steps[-1] == 0.0 else None
+
+
+RESTS = {"map": at_rest} | dict.fromkeys(SPEEDS, settled) | {"given": stands}
 
 
 def volume_mm(phi: NDArray, spacing: tuple[float, ...]) -> float:

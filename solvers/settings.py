@@ -17,7 +17,7 @@ class RefineSettings(Settings):
     Lengths are in units of the largest voxel size, so that one setting serves all scans.
     """
 
-    energy: Literal["map", "chan_vese"] = "map"
+    energy: Literal["map", "gac", "chan_vese", "local", "given"] = "map"
     iterations: Annotated[int, Field(ge=1, le=1000)] = 20
     band: Annotated[float, Field(ge=4.0, le=20.0)] = 4.5
     """Half-width of the trusted band."""
@@ -36,4 +36,10 @@ class RefineSettings(Settings):
     keep_topology: bool = False
     """Never split, merge, open or close the lumen; see ``solvers.topology.keep_topology``."""
     smoothing: Annotated[float, Field(ge=0, le=10.0)] = 0.3
-    """Chan-Vese: weight of the wall's curvature."""
+    """Flows but the given one: weight of the wall's curvature."""
+    balloon: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
+    """gac: speed on flat ground, positive outward, of a start far from the edges."""
+    edge_width: Annotated[float, Field(ge=0.3, le=5.0)] = 0.8
+    """gac: s.d. in voxels of the filter before the slopes of the image are taken."""
+    time: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """given: how long the speed acts."""

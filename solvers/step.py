@@ -81,6 +81,9 @@ class State:
     length_mm: float = 0.0
     scale: float = FIRST_SCALE
     facts: tuple[tuple[str, float], ...] = ()
+    time: float = 0.0
+    before: NDArray | None = None
+    fields: tuple[NDArray, ...] = ()
 
 
 def fair(phi: NDArray, spacing: tuple[float, ...], band_mm: float) -> NDArray:

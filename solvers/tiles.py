@@ -37,16 +37,26 @@ class Tiles:
         i, j, k = (int(a + b) for a, b in zip(origin[::-1], inside[::-1], strict=True))
         return i, j, k
 
+    def index(self) -> NDArray[np.int64]:
+        """Return the voxels of the band (n,), counted in C order of the field, tile by tile."""
+        entry, row, i = np.nonzero((self.bits[..., None] >> np.arange(kernels.TILE[2])) & 1)
+        k, j, i0 = np.array(
+            [kernels.tile_origin(int(n), *self.shape[1:]) for n in self.numbers]
+        ).T.reshape(3, -1)
+        k = k[entry] + row // kernels.TILE[1]
+        j = j[entry] + row % kernels.TILE[1]
+        return np.asarray((k * self.shape[1] + j) * self.shape[2] + i0[entry] + i)
+
     def largest_speeds(
-        self, speed: NDArray, velocity: NDArray, spacing: tuple[float, ...]
-    ) -> tuple[float, float]:
-        """Return max |V| and max Σ|u_a|/h_a in the band; infinite where one is not finite."""
-        out = np.zeros((len(self.numbers), 2))
+        self, speed: NDArray, velocity: NDArray, bend: NDArray, spacing: tuple[float, ...]
+    ) -> tuple[float, float, float]:
+        """Return max |V|, max Σ|u_a|/h_a and max |b| in the band; infinite where not finite."""
+        out = np.zeros((len(self.numbers), 3))
         kernels.largest_speeds(
-            speed, velocity, self.shape, self.numbers, self.bits, np.array(spacing), out
+            speed, velocity, bend, self.shape, self.numbers, self.bits, np.array(spacing), out
         )
-        normal, vector = out.max(axis=0, initial=0.0)
-        return float(normal), float(vector)
+        normal, vector, bent = out.max(axis=0, initial=0.0)
+        return float(normal), float(vector), float(bent)
 
 
 def collect_tiles(phi: NDArray, width: float) -> Tiles:
