@@ -1,7 +1,8 @@
-"""Linear solves along a wall: a layer of voxels as a graph, ``A = 1 - l² Laplacian`` on it.
+"""Linear solves along a wall: a layer of voxels as a graph, ``K = -Laplacian`` on it.
 
 ``table`` (n, 6) lists the face neighbours of each voxel on the same wall (-1: none), in the order
--z, +z, -y, +y, -x, +x; ``scale`` holds l²/h² per axis (z, y, x). No flux leaves the layer.
+-z, +z, -y, +y, -x, +x; ``scale`` holds 1/h² per axis (z, y, x), perhaps times a squared length.
+No flux leaves the layer.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from .stencils import Array
 
 
 @njit()
-def _screened_at(table: Array, values: Array, n: int, scale: Array) -> float:
+def _bend_at(table: Array, values: Array, n: int, scale: Array) -> float:
     here = values[n]
-    total = here
+    total = 0.0
     for side in range(6):
         m = table[n, side]
         if m >= 0:
@@ -25,14 +26,15 @@ def _screened_at(table: Array, values: Array, n: int, scale: Array) -> float:
 
 
 @njit()
-def _diagonal_at(table: Array, n: int, scale: Array, squared: bool) -> float:
+def _diagonal_at(table: Array, weight: Array, n: int, scale: Array, twice: bool) -> float:
     links = 0.0
     squares = 0.0
     for side in range(6):
-        if table[n, side] >= 0:
+        m = table[n, side]
+        if m >= 0:
             links += scale[side // 2]
-            squares += scale[side // 2] ** 2
-    return (1.0 + links) ** 2 + squares if squared else 1.0 + links
+            squares += weight[m] * scale[side // 2] ** 2
+    return weight[n] * links**2 + squares if twice else links
 
 
 @compiled()
@@ -40,14 +42,14 @@ def solve_along_wall(
     table: Array,
     scale: Array,
     precision: Array,
-    root: Array,
+    weight: Array,
     rhs: Array,
     x: Array,
-    squared: bool,
+    twice: bool,
     most: int,
     tolerance: float,
 ) -> int:
-    """Solve (precision + root A² root) x = rhs, or with A instead of A²; x holds the start.
+    """Solve (precision + K weight K) x = rhs, or (precision + K) x = rhs; x holds the start.
 
     Conjugate gradients (Hestenes & Stiefel 1952) with the diagonal as preconditioner, until the
     residual has fallen by the tolerance; returns the number of iterations. The sweeps are short
@@ -58,25 +60,23 @@ def solve_along_wall(
     q = np.empty(n)
     r = np.empty(n)
     diagonal = np.empty(n)
-    scaled = root * p
     middle = np.empty(n)
     rz = 0.0
     goal = 0.0
     for iteration in range(-1, most):
-        if squared:
+        if twice:
             for m in range(n):
-                middle[m] = _screened_at(table, scaled, m, scale)
+                middle[m] = weight[m] * _bend_at(table, p, m, scale)
         curve = 0.0
         for m in range(n):
-            inner = _screened_at(table, middle if squared else scaled, m, scale)
-            q[m] = precision[m] * p[m] + root[m] * inner
+            q[m] = precision[m] * p[m] + _bend_at(table, middle if twice else p, m, scale)
             curve += p[m] * q[m]
         old = rz
         rz = 0.0
         if iteration < 0:
             # The first pass applies the system to the start: residual and preconditioner.
             for m in range(n):
-                diagonal[m] = precision[m] + root[m] ** 2 * _diagonal_at(table, m, scale, squared)
+                diagonal[m] = precision[m] + _diagonal_at(table, weight, m, scale, twice)
                 r[m] = rhs[m] - q[m]
                 rz += r[m] ** 2 / diagonal[m]
                 goal += (tolerance * rhs[m]) ** 2 / diagonal[m]
@@ -92,5 +92,11 @@ def solve_along_wall(
             return iteration + 1
         for m in range(n):
             p[m] = r[m] / diagonal[m] + rz / old * p[m]
-            scaled[m] = root[m] * p[m]
     return most
+
+
+@compiled()
+def bend_along_wall(table: Array, scale: Array, values: Array, out: Array) -> None:
+    """Write K values."""
+    for n in range(values.shape[0]):
+        out[n] = _bend_at(table, values, n, scale)

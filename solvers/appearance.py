@@ -1,15 +1,18 @@
-"""How the image depends on the wall: blur, local intensities, noise.
+"""How the images depend on the wall: blur, local intensities, noise.
 
-I_k = μ_out(x) + D(x) P_k(phi) + noise, with P the blurred lumen and μ_out, D slowly varying.
+Scan: I_k = μ_out(x) + D(x) P_k(phi) + noise, with P the blurred lumen. Image of the blood's speed:
+the same with the blurred ramp of a flow that rests at the wall. μ_out and D vary slowly. Both may
+be the length of a noisy vector (magnitude images, speeds), which noise makes longer.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, special
 
 from vesselseg.cuda_kernels import wall as kernels
 
@@ -19,64 +22,169 @@ BLOCK = 4.0  # edge of the blocks in which moments are summed, in largest spacin
 PSF_RANGE = np.array([0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2])
 NORMAL_MAD = 1.4826  # median absolute deviation to standard deviation
 RIDGE = 2.0  # pseudo-samples that pull an empty neighbourhood to the global intensities
+DEEP = 2.5  # largest spacings below the wall: the flow deeper in follows no simple law
+CLEAR = 4.0  # in s.d. of the noise: a vector of this length is as long as without it
+FAR_SIGNAL = 30.0  # in s.d. of the noise: beyond, noise makes a vector no longer
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """An image of unit contrast and zero background; all arrays (n,).
+
+    ``inside``, its ``slope`` per mm of outward wall displacement, and the ``weight`` of voxels.
+    """
+
+    inside: Values
+    slope: Values
+    weight: Values
 
 
 @dataclass(frozen=True, eq=False)
 class Appearance:
-    """The image model at the voxels of a band; all arrays (n,).
+    """An image model at the voxels of a band; all arrays (n,).
 
-    ``inside`` P, ``slope`` dP per mm of outward wall displacement, ``contrast`` D, ``residual``
-    I - model, ``weight`` in (0, 1]: small where the residual is no noise; ``noise`` s.d.
+    ``slope`` of the profile per mm of outward wall displacement, ``contrast`` D, ``outer`` the
+    expected background, ``residual`` I - model, ``weight`` small where the residual is no noise;
+    ``noise`` s.d. of each of the ``parts`` of a vector, 1 where noise does not lengthen it.
     """
 
-    inside: NDArray[np.float64]
-    slope: NDArray[np.float64]
-    contrast: NDArray[np.float64]
-    residual: NDArray[np.float64]
-    weight: NDArray[np.float64]
+    slope: Values
+    outer: Values
+    contrast: Values
+    residual: Values
+    weight: Values
     noise: float
-    psf: float
+    parts: int
 
 
-def blur_mm(band: Band, psf: float) -> NDArray[np.float64]:
-    """S.d. of the blur along the wall's normal at the core voxels, voxel box included."""
-    across = (band.normal[: band.core] * band.spacing) ** 2
+def blur_mm(band: Band, psf: float) -> Values:
+    """S.d. of the blur along the wall's normal, voxel box included."""
+    across = (band.normal * band.spacing) ** 2
     return np.asarray(np.sqrt((psf**2 + 1.0 / 12.0) * across.sum(axis=1)))
 
 
-def fit_appearance(
-    image: NDArray, band: Band, psf: float, means_mm: float, weight: NDArray | None = None
-) -> Appearance:
-    """Fit local intensities for a wall and a blur; robust noise from the residuals."""
+def lumen_profile(band: Band, psf: float) -> Profile:
+    """Blurred lumen: 1 inside, 0 outside."""
     n = len(band.phi_mm)
     inside, slope = np.empty(n), np.empty(n)
     kernels.blurred_occupancy(
         band.phi_mm, band.normal, band.bend, psf, inside, slope, *band.spacing
     )
+    return Profile(inside, slope, np.ones(n))
+
+
+def flow_profile(band: Band, psf: float) -> Profile:
+    """Blurred speed d - κ d²/2 at depth d below the wall, mm: that of a viscous flow along it.
+
+    With z ~ N(0, s²) and d = -(phi + z), E[max(d, 0)] = s φ(a) - phi Φ(-a) and
+    E[max(d, 0)²] = (phi² + s²) Φ(-a) - phi s φ(a), a = phi / s. Poiseuille flow in a tube of
+    radius 1/κ has this profile exactly.
+    """
+    s, phi = blur_mm(band, psf), band.phi_mm
+    bell = np.exp(-0.5 * (phi / s) ** 2) / np.sqrt(2.0 * np.pi)
+    share = special.ndtr(-phi / s)
+    ramp = s * bell - phi * share
+    square = (phi**2 + s**2) * share - phi * s * bell
+    kappa = np.clip(band.kappa, 0.0, 1.0 / (DEEP * max(band.spacing)))
+    near = phi > -DEEP * max(band.spacing)
+    return Profile(ramp - 0.5 * kappa * square, share - kappa * ramp, near.astype(np.float64))
+
+
+def fit_appearance(
+    image: NDArray, band: Band, profile: Profile, means_mm: float, parts: int
+) -> Appearance:
+    """Fit local intensities and robust noise to the length of a vector of so many parts.
+
+    Each further pass goes without what the one before found implausible.
+    """
+    fit = fit_once(image, band, profile, means_mm)
+    lowest = np.minimum(fit.outer, fit.outer + fit.contrast * profile.inside.max())
+    if float(np.median(lowest[: band.core])) > CLEAR * fit.noise:
+        parts = 1
+    for _ in range(1 if parts == 1 else 2):
+        fit = fit_once(image, band, profile, means_mm, parts, fit)
+    return fit
+
+
+def fit_once(
+    image: NDArray,
+    band: Band,
+    profile: Profile,
+    means_mm: float,
+    parts: int = 1,
+    before: Appearance | None = None,
+) -> Appearance:
+    """Fit with the trust, and for a vector the noise, of the fit before."""
+    inside, slope = profile.inside, profile.slope
+    trust = profile.weight if before is None else before.weight
+    spread = np.ones(len(inside))
+    if parts > 1 and before is not None:
+        inside, slope, spread = _lengthened(profile, before, parts)
     samples = kernels.gather(band.index, image).astype(np.float64)
-    trust = np.ones(n) if weight is None else weight
     outer, contrast = _local_means(samples, inside, trust, band, image.shape, means_mm)
     residual = samples - outer - contrast * inside
-    core = residual[: band.core]
+    core = (residual / spread)[: band.core]
     noise = NORMAL_MAD * float(np.median(np.abs(core - np.median(core))))
-    scale = float(np.median(np.abs(contrast[: band.core])))
+    scale = float(np.median(np.abs((contrast * profile.inside)[: band.core])))
     noise = max(noise, 1e-3 * scale, 1e-12)
-    tail = 4.0 * noise + 0.5 * np.abs(contrast)
-    return Appearance(
-        inside, slope, contrast, residual, 1.0 / (1.0 + (residual / tail) ** 4), noise, psf
-    )
+    tail = 4.0 * noise + 0.5 * np.abs(contrast) * float(profile.inside.max())
+    weight = profile.weight / (spread**2 * (1.0 + (residual / tail) ** 4))
+    return Appearance(slope, outer, contrast, residual, weight, noise, parts)
 
 
-def estimate_psf(image: NDArray, band: Band, means_mm: float) -> float:
+def noise_parts(image: NDArray) -> int:
+    """Tell a magnitude image, which has two noisy parts and no value below zero, from others."""
+    return 2 if float(image.min()) >= 0.0 else 1
+
+
+def estimate_psf(
+    image: NDArray, band: Band, psf: float, means_mm: float, parts: int
+) -> float:
     """Blur that leaves the smallest residual near the wall; parabola through the best three."""
+    start = fit_appearance(image, band, lumen_profile(band, psf), means_mm, parts)
+    before = start if start.parts > 1 else None
     cost = np.empty(len(PSF_RANGE))
-    for n, psf in enumerate(PSF_RANGE):
-        fit = fit_appearance(image, band, psf, means_mm)
+    for n, trial in enumerate(PSF_RANGE):
+        fit = fit_once(image, band, lumen_profile(band, trial), means_mm, start.parts, before)
         cost[n] = np.mean(np.minimum(np.abs(fit.residual[: band.core]), 4.0 * fit.noise) ** 2)
     best = int(np.clip(np.argmin(cost), 1, len(PSF_RANGE) - 2))
     a, b, _ = np.polyfit(PSF_RANGE[best - 1 : best + 2], cost[best - 1 : best + 2], 2)
     vertex = -b / (2.0 * a) if a > 0.0 else PSF_RANGE[np.argmin(cost)]
     return float(np.clip(vertex, PSF_RANGE[0], PSF_RANGE[-1]))
+
+
+@functools.cache
+def vector_lengths(parts: int) -> tuple[Values, Values, Values]:
+    """Signal, mean and s.d. of the length of a signal plus unit noise in so many parts.
+
+    Mean √2 Γ((k+1)/2)/Γ(k/2) ₁F₁(-1/2; k/2; -θ²/2), Rician for k = 2 (Koay & Basser 2006, eq. 2
+    and 16); the variance is k + θ² less the squared mean.
+    """
+    signal = np.linspace(0.0, FAR_SIGNAL, 3001)
+    rest = np.sqrt(2.0) * special.gamma(0.5 * (parts + 1)) / special.gamma(0.5 * parts)
+    mean = rest * special.hyp1f1(-0.5, 0.5 * parts, -0.5 * signal**2)
+    return signal, mean, np.sqrt(parts + signal**2 - mean**2)
+
+
+def _lengthened(
+    profile: Profile, before: Appearance, parts: int
+) -> tuple[Values, Values, Values]:
+    """Profile, slope and s.d. in units of the noise of the length of a noisy vector.
+
+    The contrast that is fitted to this profile is that of the signal itself.
+    """
+    signal, mean, spread = vector_lengths(parts)
+    noise, contrast = before.noise, before.contrast
+    rest = np.interp(before.outer / noise, mean, signal)
+    clear = rest + contrast * profile.inside / noise
+    length = np.interp(np.abs(clear), signal, mean) + np.maximum(np.abs(clear) - FAR_SIGNAL, 0.0)
+    base = np.interp(rest, signal, mean)
+    safe = np.where(np.abs(contrast) > 1e-9 * noise, contrast / noise, np.inf)
+    inside = np.where(np.isfinite(safe), (length - base) / safe, profile.inside)
+    gain = np.sign(clear) * np.interp(np.abs(clear), signal, np.gradient(mean, signal))
+    return inside, gain * profile.slope, np.interp(np.abs(clear), signal, spread)
 
 
 def _local_means(
@@ -86,7 +194,7 @@ def _local_means(
     band: Band,
     shape: tuple[int, ...],
     length_mm: float,
-) -> tuple[NDArray, NDArray]:
+) -> tuple[Values, Values]:
     """Weighted regression I ~ μ_out + D P in a Gaussian window of the given s.d."""
     size = np.maximum(np.round(BLOCK * max(band.spacing) / np.array(band.spacing)), 1)
     size = np.minimum(size, shape).astype(np.int64)
@@ -118,7 +226,7 @@ def _local_means(
     return sample[0], sample[1]
 
 
-def _solve(moments: NDArray, fallback: NDArray, floor: float) -> tuple[NDArray, NDArray]:
+def _solve(moments: NDArray, fallback: NDArray, floor: float) -> tuple[Values, Values]:
     """Solve the 2 x 2 normal equations from moments (1, P, P², I, I P)."""
     w, p, pp, i, ip = moments
     determinant = w * pp - p * p

@@ -1,7 +1,8 @@
 """The most probable displacement of the wall: one linear solve along the wall.
 
-Minimises Σ ω (r + J δ₀ - J δ)² / (2 σ²) + ½ ∫ ((1 - l² Δ_Γ) √τ δ)² over the core of the band:
-data of a linearised image model and a Matérn prior on the displacement from the start.
+Minimises Σ ω (r - J δ)² / (2 σ²) + ½ ∫ T (κ_r - Δ_Γ δ)² + ½ ∫ τ (δ + δ₀)² over the core of the
+band: data of a linearised image model, a thin plate of stiffness T that resists the rough part
+κ_r of the wall's own mean curvature, and a weak pin to the start, δ₀ away.
 """
 
 from __future__ import annotations
@@ -11,32 +12,37 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vesselseg.cuda_kernels.sheet import solve_along_wall
+from vesselseg.cuda_kernels.sheet import bend_along_wall, solve_along_wall
 
-from .uncertainty import evidence_penalty, prior_weight
-
-MAX_CG = 60
+MAX_CG = 150
 CG_TOLERANCE = 1e-2
 # A layer of voxels with a ragged rim conducts less along a wall than a smooth sheet: dense
 # covariances on spheres give lengths 1.2 times too short without this factor.
 SHEET = 1.2
 
+Values = NDArray[np.float64]
+
 
 @dataclass(frozen=True, eq=False)
 class WallPrior:
-    """Gaussian prior of the displacement: s.d. (core,) and correlation length, mm."""
+    """What is believed of the wall before the image is seen, at the core voxels (core,).
 
-    sigma_mm: NDArray[np.float64]
-    length_mm: float
-    wall_dims: int
+    ``stiffness`` T and ``pin`` τ per wall area, ``rough`` curvature κ_r in 1/mm, ``moved`` the
+    distance δ₀ from the start in mm.
+    """
+
+    stiffness: Values
+    pin: Values
+    rough: Values
+    moved: Values
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Data gathered at the core voxels: precision Σ ω J²/σ², gradient Σ ω J (r + J δ₀)/σ²."""
+    """Data gathered at the core voxels: precision Σ ω J²/σ² and gradient Σ ω J r/σ²."""
 
-    precision: NDArray[np.float64]
-    gradient: NDArray[np.float64]
+    precision: Values
+    gradient: Values
 
 
 def solve_displacement(
@@ -45,47 +51,30 @@ def solve_displacement(
     table: NDArray[np.int32],
     spacing: tuple[float, ...],
     area_mm: float,
-    start: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Return the most probable displacement at the core voxels, mm."""
-    root = np.sqrt(area_mm * prior_weight(prior.sigma_mm, prior.length_mm, prior.wall_dims))
-    x = start.copy()
-    scale = sheet_scale(prior.length_mm, spacing)
+) -> Values:
+    """Return the most probable displacement from the present wall at the core voxels, mm."""
+    scale = sheet_scale(1.0, spacing)
+    pin, stiffness = area_mm * prior.pin, area_mm * prior.stiffness
+    pull, step = np.empty_like(pin), np.zeros_like(pin)
+    bend_along_wall(table, scale, stiffness * prior.rough, pull)
+    gradient = data.gradient - pin * prior.moved - pull
+    precision = data.precision + pin
     solve_along_wall(
-        table, scale, data.precision, root, data.gradient, x, True, MAX_CG, CG_TOLERANCE
+        table, scale, precision, stiffness, gradient, step, True, MAX_CG, CG_TOLERANCE
     )
-    return x
+    return step
 
 
 def smooth_along_wall(
-    values: NDArray[np.float64],
-    table: NDArray[np.int32],
-    length_mm: float,
-    spacing: tuple[float, ...],
-) -> NDArray[np.float64]:
+    values: Values, table: NDArray[np.int32], length_mm: float, spacing: tuple[float, ...]
+) -> Values:
     """Return (1 - l² Δ_Γ)⁻¹ values at the core voxels."""
-    x = values.copy()
-    none, one = np.zeros_like(values), np.ones_like(values)
+    x, one = values.copy(), np.ones_like(values)
     scale = sheet_scale(length_mm, spacing)
-    solve_along_wall(table, scale, none, one, values, x, False, MAX_CG, CG_TOLERANCE)
+    solve_along_wall(table, scale, one, one, values, x, False, MAX_CG, CG_TOLERANCE)
     return x
 
 
-def sheet_scale(length_mm: float, spacing: tuple[float, ...]) -> NDArray[np.float64]:
+def sheet_scale(length_mm: float, spacing: tuple[float, ...]) -> Values:
     """Return l²/h² per axis of the Laplacian on the layer of core voxels."""
     return np.asarray((SHEET * length_mm / np.asarray(spacing)) ** 2)
-
-
-def log_evidence(
-    data: Data,
-    prior: WallPrior,
-    solution: NDArray[np.float64],
-    information: NDArray[np.float64],
-    area_mm: float,
-) -> tuple[float, float]:
-    """Fit and Occam term of the log marginal likelihood of a prior's length and scale.
-
-    ½ bᵀ δ̂ and ½ ∫ log det (MacKay 1992, §2.3), the determinant by the flat-wall spectrum.
-    """
-    penalty = evidence_penalty(information, prior.sigma_mm, prior.length_mm, prior.wall_dims)
-    return 0.5 * float(data.gradient @ solution), 0.5 * area_mm * float(penalty.sum())

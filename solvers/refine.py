@@ -26,14 +26,11 @@ from .flow import SPEEDS, flow_step, with_the_starts_sigma
 from .redistancing import redistance
 from .settings import RefineSettings
 from .step import (
-    FIRST_LENGTH,
     LEARN_BLUR_AT,
     Problem,
     State,
-    fair,
     map_step,
     posterior,
-    prior_sigma,
 )
 from .topology import keep_topology, topology_report
 
@@ -128,11 +125,6 @@ def pose(
     sigma: NDArray = np.full(field.shape, DEFAULT_SIGMA * grid.h_max)
     if level_set.sigma_mm is not None:
         sigma = level_set.sigma_mm.reshape(field.shape)
-    if settings.energy == "map":
-        faired = guarded(start, fair(start, spacing, band), spacing, settings)
-        faired = redistance(faired, spacing, band_mm=band)
-        sigma = prior_sigma(start, faired, sigma, spacing, band)
-        start = faired
     images = [v.values.reshape(field.shape) for v in (volume, *channels)]
     return Problem(
         images[0],
@@ -175,7 +167,7 @@ def iterate(
 ) -> tuple[State, StopReason, list[dict[str, float]]]:
     """Step until the wall rests or the limit is reached."""
     settings = problem.settings
-    state = State(problem.start, length_mm=FIRST_LENGTH * problem.unit)
+    state = State(problem.start)
     history: list[dict[str, float]] = []
     first = volume_mm(problem.start, problem.spacing)
     for n in range(settings.iterations):

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter
 
 from vesselseg.errors import NumericalError
 
-from .appearance import Appearance, blur_mm, estimate_psf, fit_appearance
-from .band import CORE, Band, make_band
-from .displacement import (
-    Data,
-    WallPrior,
-    log_evidence,
-    smooth_along_wall,
-    solve_displacement,
+from .appearance import (
+    Appearance,
+    Profile,
+    estimate_psf,
+    fit_appearance,
+    flow_profile,
+    lumen_profile,
+    noise_parts,
 )
+from .band import CORE, Band, make_band
+from .displacement import Data, Values, WallPrior, smooth_along_wall, solve_displacement
 from .settings import RefineSettings
-from .uncertainty import fisher_information, posterior_sigma
+from .uncertainty import pin_strength, posterior_sigma
 
 MAX_STEP = 0.7  # of the wall in one step, in largest spacings: the model is linear that far
-FIRST_PSF, FIRST_LENGTH, FIRST_SCALE = 0.6, 7.0, 0.5
-LEARN_BLUR_AT = (3, 6)  # steps after which the blur is estimated
-LEARN_PRIOR_AT = 3  # once, from a stiff wall: a wall that follows the noise would ask for more
-EVIDENCE_SLACK = 0.05  # of the Occam term: the accuracy of its flat-wall form
-LENGTHS = (3.0, 4.5, 7.0, 10.0, 14.0)  # candidates for the prior, in largest spacings
-SCALES = (0.5, 1.0)
-FAIRING, FAIRING_PASSES = 3.0, 2  # length of the filter that removes the start's roughness
+FIRST_PSF = 0.6
+LEARN_BLUR_AT = (2, 4)  # steps after which the blur is estimated
 REACH = 3.0  # of the start's s.d.: the wall moves no further, so it cannot crawl along a neighbour
-THIN = 0.15  # of the radius: a pass of the filter moves no wall further, so thin branches survive
+ROUGH = 2.0  # largest spacings: curvature that varies over less is roughness
+AVERAGED = 2.5  # largest spacings: over which a wall without detail averages the image's noise
+DETAIL = 40.0  # squared largest spacings: how much seen roughness softens the wall
 TRIM = 0.05  # of the wall, at tips and creases, may still move when the wall is said to rest
 SIGMA_FLOOR = 0.02  # of the wall position, in largest spacings: the redistancer's and model's own
 
@@ -78,73 +75,36 @@ class State:
     steps: int = 0
     rms_mm: float = float("inf")
     psf: float = FIRST_PSF
-    length_mm: float = 0.0
-    scale: float = FIRST_SCALE
     facts: tuple[tuple[str, float], ...] = ()
     time: float = 0.0
     before: NDArray | None = None
     fields: tuple[NDArray, ...] = ()
 
 
-def fair(phi: NDArray, spacing: tuple[float, ...], band_mm: float) -> NDArray:
-    """Remove a wall's roughness below the resolution without shrinking it.
+@dataclass(frozen=True, eq=False)
+class View:
+    """A wall seen through its images: the scan's model first, the linearised data, the prior."""
 
-    The wall moves by -l² (B - B²) κ with B = (1 - l² Δ_Γ)⁻¹: roughness of wavenumber q is
-    multiplied by 1 - (l q)⁴ / (1 + l² q²)², while a constant curvature, however strong, moves
-    nothing. (Curvature flow would shrink a thin vessel.)
-    """
-    unit = max(spacing)
-    length = FAIRING * unit
-    # The deepest point within three voxels: the radius of the lumen about a wall point.
-    radius = maximum_filter(np.maximum(-phi, 0.0), size=7)
-    for _ in range(FAIRING_PASSES):
-        band = make_band(phi, spacing, band_mm)
-        table, _ = band.graph()
-        bend = band.kappa[: band.core]
-        once = smooth_along_wall(bend, table, length, spacing)
-        twice = smooth_along_wall(once, table, length, spacing)
-        most = np.minimum(MAX_STEP * unit, THIN * band.points.extend(radius)[: band.core])
-        move = np.clip(length**2 * (twice - once), -most, most)
-        phi = moved_wall(band, move)
-    return phi
-
-
-def prior_sigma(
-    start: NDArray, faired: NDArray, sigma: NDArray, spacing: tuple[float, ...], band_mm: float
-) -> NDArray[np.float64]:
-    """S.d. of a faired start about the truth, constant along normals.
-
-    Where the filter moved the wall it may have removed true detail, so that its move adds to the
-    start's own s.d. The displacement is smooth in units of the s.d.: it is smoothed along the
-    wall, as a rough s.d. would print through.
-    """
-    band = make_band(faired, spacing, band_mm)
-    table, _ = band.graph()
-    variance = band.points.extend(sigma.astype(np.float64)) ** 2 + band.points.extend(start) ** 2
-    length = FAIRING * max(spacing)
-    smooth = smooth_along_wall(variance[: band.core], table, length, spacing)
-    core = np.sqrt(np.maximum(smooth, variance[: band.core].min()))
-    return band.spread(core, float(np.median(core)))
+    band: Band
+    looks: tuple[Appearance, ...]
+    table: NDArray[np.int32]
+    data: Data
+    known: Values
+    prior: WallPrior
 
 
 def map_step(problem: Problem, state: State) -> State:
-    """Gauss-Newton step on the posterior of the wall's displacement from the start."""
-    settings = problem.settings
+    """Gauss-Newton step on the posterior of the wall's displacement."""
     band = make_band(state.phi, problem.spacing, problem.band_mm)
-    if settings.psf is None and state.steps in LEARN_BLUR_AT:
-        psf = estimate_psf(problem.image, band, settings.means_length * problem.unit)
-        state = replace(state, psf=psf)
-    look = observe(problem, band, state.psf)
-    moved = displacement_so_far(problem, band)
-    table, owner = band.graph()
-    data = linearise(band, look, moved, owner)
-    if state.steps == LEARN_PRIOR_AT:
-        state = learn_prior(problem, state, band, look, data, table, moved)
-    prior = wall_prior(problem, band, state)
-    total = solve_displacement(data, prior, table, problem.spacing, problem.area_mm, moved)
-    reach = REACH * prior.sigma_mm / state.scale
+    if problem.settings.psf is None and state.steps in LEARN_BLUR_AT:
+        means = problem.settings.means_length * problem.unit
+        parts = noise_parts(problem.image)
+        state = replace(state, psf=estimate_psf(problem.image, band, state.psf, means, parts))
+    view = see(problem, band, state.psf)
+    step = solve_displacement(view.data, view.prior, view.table, problem.spacing, problem.area_mm)
+    moved, reach = view.prior.moved, REACH * sigma_at(problem, band)
     limit = MAX_STEP * problem.unit
-    step = np.clip(np.clip(total, -reach, reach) - moved, -limit, limit)
+    step = np.clip(np.clip(moved + step, -reach, reach) - moved, -limit, limit)
     near = np.abs(band.phi_mm[: band.core]) < 0.5 * problem.unit
     if not near.any():
         raise NumericalError(
@@ -152,13 +112,12 @@ def map_step(problem: Problem, state: State) -> State:
             found="no wall left",
             remedy="check the start against the scan",
         )
-    facts = (("noise", look.noise), ("contrast", float(np.median(np.abs(look.contrast)))))
     return replace(
         state,
         phi=moved_wall(band, step),
         steps=state.steps + 1,
         rms_mm=trimmed_rms(step[near]),
-        facts=facts,
+        facts=(("noise", view.looks[0].noise), ("contrast", contrast_of(view))),
     )
 
 
@@ -168,77 +127,84 @@ def trimmed_rms(step: NDArray) -> float:
     return float(np.sqrt(np.mean(squares[: max(int(len(squares) * (1.0 - TRIM)), 1)])))
 
 
-def observe(problem: Problem, band: Band, psf: float) -> Appearance:
-    """Fit the image model twice: the second time without what the first found implausible."""
+def see(problem: Problem, band: Band, psf: float) -> View:
+    """Fit the image models to a wall and gather what they say of its displacement."""
+    looks = observe(problem, band, psf)
+    table, owner = band.graph()
+    data = linearise(band, looks, owner)
+    # Fisher information per wall area: that of the voxels, spread along the wall.
+    length = ROUGH * problem.unit
+    known = smooth_along_wall(data.precision, table, length, problem.spacing) / problem.area_mm
+    prior = wall_prior(problem, band, table, np.maximum(known, 0.0))
+    return View(band, looks, table, data, known, prior)
+
+
+def observe(problem: Problem, band: Band, psf: float) -> tuple[Appearance, ...]:
+    """Fit the model of the scan and those of the images of the blood's speed."""
     means = problem.settings.means_length * problem.unit
-    first = fit_appearance(problem.image, band, psf, means)
-    return fit_appearance(problem.image, band, psf, means, first.weight)
+    parts = noise_parts(problem.image)
+    scan = fit_appearance(problem.image, band, lumen_profile(band, psf), means, parts)
+    flow: Profile | None = flow_profile(band, psf) if problem.channels else None
+    speeds = [
+        fit_appearance(channel, band, flow, means, problem.wall_dims + 1)
+        for channel in problem.channels
+        if flow is not None
+    ]
+    return scan, *speeds
 
 
-def displacement_so_far(problem: Problem, band: Band) -> NDArray[np.float64]:
-    """Distance of the wall from the start at the core voxels, outward positive."""
-    return band.points.extend(problem.start)[: band.core]
-
-
-def linearise(band: Band, look: Appearance, moved: NDArray, owner: NDArray) -> Data:
+def linearise(band: Band, looks: tuple[Appearance, ...], owner: NDArray[np.int32]) -> Data:
     """Gather the data of every band voxel at the core voxel that holds its wall point.
 
-    The displacement is constant along normals, so voxels at all depths speak for one point.
+    The displacement is constant along normals, so voxels at all depths speak for one point; the
+    noise of the images is independent, so their information adds.
     """
     own = np.maximum(owner, 0)
-    jacobian = look.contrast * look.slope
-    weighted = np.where(owner >= 0, look.weight * jacobian / look.noise**2, 0.0)
 
-    def gather(values: NDArray) -> NDArray[np.float64]:
-        return np.bincount(own, weights=values, minlength=band.core).astype(np.float64)
+    def gather(values: Values) -> Values:
+        heard = np.where(owner >= 0, values, 0.0)
+        return np.bincount(own, weights=heard, minlength=band.core).astype(np.float64)
 
-    return Data(
-        gather(weighted * jacobian),
-        gather(weighted * (look.residual + jacobian * moved[own])),
-    )
-
-
-def wall_prior(problem: Problem, band: Band, state: State) -> WallPrior:
-    """Prior of the displacement: the start's s.d. at the wall, scaled, and its length."""
-    sigma = band.points.extend(problem.sigma)[: band.core] * state.scale
-    return WallPrior(sigma, state.length_mm, problem.wall_dims)
+    jacobians = [look.contrast * look.slope for look in looks]
+    weighted = [look.weight * j / look.noise**2 for look, j in zip(looks, jacobians, strict=True)]
+    precision = sum(w * j for w, j in zip(weighted, jacobians, strict=True))
+    gradient = sum(w * look.residual for w, look in zip(weighted, looks, strict=True))
+    return Data(gather(np.asarray(precision)), gather(np.asarray(gradient)))
 
 
-def information(problem: Problem, band: Band, look: Appearance) -> NDArray[np.float64]:
-    """Fisher information per wall area at the core voxels."""
-    core = slice(band.core)
-    blur = blur_mm(band, look.psf)
-    contrast = look.contrast[core] * np.sqrt(look.weight[core])
-    return fisher_information(contrast, blur, look.noise, problem.voxel_mm)
+def wall_prior(
+    problem: Problem, band: Band, table: NDArray[np.int32], known: Values
+) -> WallPrior:
+    """Prior of the wall: a thin plate, stiff where its curvature varies little, pinned weakly.
 
-
-def learn_prior(
-    problem: Problem,
-    state: State,
-    band: Band,
-    look: Appearance,
-    data: Data,
-    table: NDArray,
-    moved: NDArray,
-) -> State:
-    """Choose the prior's length and scale by the evidence (empirical Bayes).
-
-    Of the candidates that the evidence cannot tell from the best, the smoothest is taken.
+    The rough part κ - B κ of the mean curvature, B = (1 - l² Δ_Γ)⁻¹, costs; a constant curvature,
+    however strong, costs nothing, so that no vessel shrinks. Its stiffness T balances the
+    information i of the image at the wavelength over which noise is averaged, T = i a⁴, and falls
+    where roughness is seen at lengths that noise hardly reaches: there is true detail.
     """
-    settings = problem.settings
-    lengths = [settings.prior_length] if settings.prior_length else LENGTHS
-    scales = [settings.prior_scale] if settings.prior_scale else SCALES
-    known = information(problem, band, look)
-    trials: list[tuple[float, float, State]] = []
-    for length, scale in itertools.product(lengths, scales):
-        trial = replace(state, length_mm=length * problem.unit, scale=scale)
-        prior = wall_prior(problem, band, trial)
-        solution = solve_displacement(data, prior, table, problem.spacing, problem.area_mm, moved)
-        fit, occam = log_evidence(data, prior, solution, known, problem.area_mm)
-        trials.append((fit - occam, occam, trial))
-    best, occam, _ = max(trials, key=lambda t: t[0])
-    close = [t for t in trials if t[0] >= best - EVIDENCE_SLACK * occam]
-    return max(close, key=lambda t: (t[2].length_mm, t[0]))[2]
+    length = ROUGH * problem.unit
+
+    def smooth(values: Values) -> Values:
+        return smooth_along_wall(values, table, length, problem.spacing)
+
+    kappa = band.kappa[: band.core]
+    rough = kappa - smooth(kappa)
+    detail = np.maximum(smooth(smooth(rough) ** 2), 0.0)
+    stiffest = (AVERAGED * problem.unit) ** 4 * max(float(np.median(known)), 1e-12)
+    stiffness = 1.0 / (1.0 / stiffest + DETAIL * problem.unit**2 * detail)
+    pin = pin_strength(sigma_at(problem, band), stiffness, problem.wall_dims)
+    moved = band.points.extend(problem.start)[: band.core]
+    return WallPrior(stiffness, pin, rough, moved)
+
+
+def sigma_at(problem: Problem, band: Band) -> Values:
+    """S.d. of the start at the core voxels, constant along normals."""
+    return np.asarray(band.points.extend(problem.sigma)[: band.core])
+
+
+def contrast_of(view: View) -> float:
+    """Typical contrast of the scan at the wall."""
+    return float(np.median(np.abs(view.looks[0].contrast[: view.band.core])))
 
 
 def moved_wall(band: Band, step: NDArray) -> NDArray:
@@ -249,21 +215,18 @@ def moved_wall(band: Band, step: NDArray) -> NDArray:
 def posterior(problem: Problem, state: State) -> tuple[NDArray, NDArray, dict[str, float]]:
     """Return the final distance, its s.d. constant along normals, and the estimates."""
     band = make_band(state.phi, problem.spacing, problem.band_mm)
-    look = observe(problem, band, state.psf)
-    prior = wall_prior(problem, band, state)
-    core_sigma = posterior_sigma(
-        information(problem, band, look), prior.sigma_mm, prior.length_mm, prior.wall_dims
-    )
+    view = see(problem, band, state.psf)
+    precision = np.maximum(view.known, 0.0) + view.prior.pin
+    core_sigma = posterior_sigma(precision, view.prior.stiffness, problem.wall_dims)
     core_sigma = np.hypot(core_sigma, SIGMA_FLOOR * problem.unit)
     sigma = band.spread(core_sigma, float(np.median(core_sigma)))
-    contrast = float(np.median(np.abs(look.contrast[: band.core])))
+    contrast, noise = contrast_of(view), view.looks[0].noise
     estimates = {
-        "noise": look.noise,
+        "noise": noise,
         "contrast": contrast,
-        "wall_snr": contrast / look.noise,
+        "wall_snr": contrast / noise,
         "psf_voxels": state.psf,
-        "prior_length_mm": state.length_mm,
-        "prior_scale": state.scale,
+        "stiffness": float(np.median(view.prior.stiffness)),
     }
     distance = np.clip(band.distance_field, -problem.band_mm, problem.band_mm)
     return distance, sigma, estimates

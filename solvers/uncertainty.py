@@ -1,22 +1,22 @@
-"""Laplace approximation on the wall: posterior variance and evidence of a displacement.
+"""Laplace approximation on the wall: posterior variance of its position in closed form.
 
-The displacement has the prior spectrum S(q) = 1 / (τ (1 + l² q²)²) along the wall (a Matérn
-field, Whittle 1954; Lindgren, Rue & Lindström 2011) with τ = 1 / (4 π l² σ²) on a surface and
-1 / (4 l σ²) on a curve, so that its variance is σ². The image gives the Fisher information i per
-wall area. On a locally flat wall with slowly varying i
+Where the image gives the Fisher information i per wall area and the prior has the precision
+τ + T q⁴ at wavenumber q along the wall (a thin plate of stiffness T, pinned to the start with
+strength τ), the posterior variance on a locally flat wall with slowly varying i is
 
-    variance = ∫ dq / (2π)^d  1 / (i + 1/S(q)),   log det = ∫ dq / (2π)^d log(1 + i S(q)).
+    ∫ dq / (2π)^d  1 / (i + τ + T q⁴)  =  1 / (8 √((i + τ) T))              on a surface (d = 2),
+                                          1 / (2 √2 (i + τ)^(3/4) T^(1/4))  on a curve (d = 1).
 """
 
 from __future__ import annotations
 
-import functools
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 ROOT_FOUR_PI = 2.0 * math.sqrt(math.pi)
+ROOT_EIGHT = math.sqrt(8.0)
 
 
 def fisher_information(
@@ -30,40 +30,15 @@ def fisher_information(
     return contrast**2 / (ROOT_FOUR_PI * blur_mm * noise**2 * voxel_mm)
 
 
-def prior_weight(sigma: NDArray | float, length: float, wall_dims: int) -> NDArray | float:
-    """Return τ for a prior s.d. sigma and correlation length, both mm."""
-    measure = 4.0 * math.pi * length**2 if wall_dims == 2 else 4.0 * length
-    return 1.0 / (measure * np.square(sigma))
+def pin_strength(sigma: NDArray, stiffness: NDArray, wall_dims: int) -> NDArray:
+    """Return τ such that the s.d. is that of the start, sigma, where i vanishes."""
+    if wall_dims == 2:
+        return 1.0 / (64.0 * stiffness * sigma**4)
+    return (ROOT_EIGHT * sigma**2 * stiffness**0.25) ** (-4.0 / 3.0)
 
 
-@functools.cache
-def _tables(wall_dims: int) -> tuple[NDArray, NDArray, NDArray]:
-    """Variance ratio and log det, times the prior's measure, over log(i / τ)."""
-    ratio = np.logspace(-6, 10, 129)
-    q = np.concatenate([[0.0], np.logspace(-4, 4, 4001)])  # in units of 1 / l
-    u2 = (1.0 + q**2) ** 2
-    shell = q / (2.0 * math.pi) if wall_dims == 2 else np.full_like(q, 1.0 / math.pi)
-    measure = 4.0 * math.pi if wall_dims == 2 else 4.0
-    variance = np.trapezoid(shell / (ratio[:, None] + u2), q, axis=1) * measure
-    logdet = np.trapezoid(shell * np.log1p(ratio[:, None] / u2), q, axis=1)
-    return np.log(ratio), np.log(variance), np.log(logdet)
-
-
-def posterior_sigma(
-    information: NDArray, sigma: NDArray, length: float, wall_dims: int
-) -> NDArray[np.float64]:
-    """Posterior s.d. of the wall position, mm; it tends to the prior's where i vanishes."""
-    tau = prior_weight(sigma, length, wall_dims)
-    grid, variance, _ = _tables(wall_dims)
-    ratio = np.log(np.maximum(information / tau, 1e-6))
-    return np.asarray(sigma * np.exp(0.5 * np.interp(ratio, grid, variance)))
-
-
-def evidence_penalty(
-    information: NDArray, sigma: NDArray, length: float, wall_dims: int
-) -> NDArray[np.float64]:
-    """Occam term log det(I + C i) per wall area, mm⁻² (or mm⁻¹)."""
-    tau = prior_weight(sigma, length, wall_dims)
-    grid, _, logdet = _tables(wall_dims)
-    ratio = np.log(np.maximum(information / tau, 1e-6))
-    return np.asarray(np.exp(np.interp(ratio, grid, logdet)) / length**wall_dims)
+def posterior_sigma(precision: NDArray, stiffness: NDArray, wall_dims: int) -> NDArray:
+    """S.d. of the wall position, mm, for a precision i + τ per wall area and a stiffness T."""
+    if wall_dims == 2:
+        return np.asarray((64.0 * precision * stiffness) ** -0.25)
+    return np.asarray((ROOT_EIGHT * precision**0.75 * stiffness**0.25) ** -0.5)
