@@ -139,9 +139,7 @@ def noise_parts(image: NDArray) -> int:
     return 2 if float(image.min()) >= 0.0 else 1
 
 
-def estimate_psf(
-    image: NDArray, band: Band, psf: float, means_mm: float, parts: int
-) -> float:
+def estimate_psf(image: NDArray, band: Band, psf: float, means_mm: float, parts: int) -> float:
     """Blur that leaves the smallest residual near the wall; parabola through the best three."""
     start = fit_appearance(image, band, lumen_profile(band, psf), means_mm, parts)
     before = start if start.parts > 1 else None
@@ -168,9 +166,7 @@ def vector_lengths(parts: int) -> tuple[Values, Values, Values]:
     return signal, mean, np.sqrt(parts + signal**2 - mean**2)
 
 
-def _lengthened(
-    profile: Profile, before: Appearance, parts: int
-) -> tuple[Values, Values, Values]:
+def _lengthened(profile: Profile, before: Appearance, parts: int) -> tuple[Values, Values, Values]:
     """Profile, slope and s.d. in units of the noise of the length of a noisy vector.
 
     The contrast that is fitted to this profile is that of the signal itself.

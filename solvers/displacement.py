@@ -59,9 +59,7 @@ def solve_displacement(
     bend_along_wall(table, scale, stiffness * prior.rough, pull)
     gradient = data.gradient - pin * prior.moved - pull
     precision = data.precision + pin
-    solve_along_wall(
-        table, scale, precision, stiffness, gradient, step, True, MAX_CG, CG_TOLERANCE
-    )
+    solve_along_wall(table, scale, precision, stiffness, gradient, step, True, MAX_CG, CG_TOLERANCE)
     return step
 
 

@@ -33,8 +33,8 @@ def fisher_information(
 def pin_strength(sigma: NDArray, stiffness: NDArray, wall_dims: int) -> NDArray:
     """Return τ such that the s.d. is that of the start, sigma, where i vanishes."""
     if wall_dims == 2:
-        return 1.0 / (64.0 * stiffness * sigma**4)
-    return (ROOT_EIGHT * sigma**2 * stiffness**0.25) ** (-4.0 / 3.0)
+        return np.asarray(1.0 / (64.0 * stiffness * sigma**4))
+    return np.asarray((ROOT_EIGHT * sigma**2 * stiffness**0.25) ** (-4.0 / 3.0))
 
 
 def posterior_sigma(precision: NDArray, stiffness: NDArray, wall_dims: int) -> NDArray:

@@ -84,7 +84,7 @@ def test_with_noise_the_wall_beats_start_and_isosurface_and_knows_its_error():
 
 
 def test_where_the_image_shows_nothing_the_standard_deviation_is_the_starts():
-    """A disc whose contrast fades out towards +x, the prior's scale held at one.
+    """A disc whose contrast fades out towards +x.
 
     There the wall stays within 0.35 of the start's s.d.; at full contrast the s.d. falls below
     half of it.
@@ -97,7 +97,7 @@ def test_where_the_image_shows_nothing_the_standard_deviation_is_the_starts():
     noise = 0.1 * np.random.default_rng(0).normal(size=phi.shape)
     fading = 0.3 + (image - 0.3) / (1.0 + np.exp((x + 4.0) / 1.5)) + noise
     start = LevelSet(phi.astype(np.float32), grid, 4.5, np.full(phi.shape, 0.6, np.float32))
-    result = refine(start, Volume(fading.astype(np.float32), grid), RefineSettings(prior_scale=1.0))
+    result = refine(start, Volume(fading.astype(np.float32), grid))
     near = np.abs(phi) < 1.0
     assert np.median(result.sigma_mm[near & (x > 18.0)]) >= 0.9 * 0.6
     assert np.median(result.sigma_mm[near & (x < -18.0)]) <= 0.5 * 0.6
@@ -223,7 +223,7 @@ def test_the_volume_watchdog_names_the_share(ratio, words):
     ("steps", "reason"),
     [
         ([0.5] * 7 + [0.001], StopReason.CONVERGED),
-        ([0.001] * 7, None),
+        ([0.001] * 5, None),
         ([0.5, 0.4, 0.3, 0.2, 0.1, 0.08, 0.06, 0.05, 0.03, 0.02], None),
         ([0.5] * 6 + [0.05, 0.06, 0.05, 0.05], StopReason.RESOLUTION),
         ([0.3] * 10, None),
