@@ -70,7 +70,7 @@ PHASES = {
 def config(phase: Phase, dims: int, init: str) -> TrainConfig:
     """Return the settings of a phase that starts from the weights ``init``."""
     return TrainConfig(
-        size=SIZES[dims],
+        options={"size": SIZES[dims]},
         dims=dims,
         seed=phase.seed,
         init=init,

@@ -38,6 +38,10 @@ class Options:
     """Every option; a verb takes the ones it names, the others keep their defaults."""
 
     file: Annotated[Path, typer.Argument(parser=path, help="The file to look at.")] = Path()
+    action: Annotated[str, typer.Argument(metavar="list|info", help="What to show.")] = ""
+    name: Annotated[
+        str | None, typer.Argument(help="A network, a shipped checkpoint or its file.")
+    ] = None
     input: Annotated[Path, typer.Option("-i", "--input", parser=path, help="The scan to read.")] = (
         Path()
     )
@@ -119,7 +123,7 @@ class Options:
             raise ConfigError("not finite", path="--nan-fill", found=found, need="a finite number")
 
 
-REQUIRED = ("file", "input", "output")
+REQUIRED = ("file", "action", "input", "output")
 Verb = Callable[["Terminal", Options], int | None]
 
 

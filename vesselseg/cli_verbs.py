@@ -142,7 +142,7 @@ def saved(options: Options) -> dict[str, Path]:
 
 
 def train(terminal: Terminal, options: Options) -> None:
-    """Train a network on synthetic scans."""
+    """Train a network on synthetic scans; ``--set network=NAME`` picks it, see ``models``."""
     limits(options)
     from .infer import require_device
     from .io.atomic import check_folder
@@ -165,6 +165,39 @@ def train(terminal: Terminal, options: Options) -> None:
     check_folder(options.output)
     with terminal.progress() as progress:
         made = run(config, options.output, progress=progress, resume=options.resume)
+    show({"checkpoint": str(made)}, options.json, lambda: str(made))
+
+
+def models(terminal: Terminal, options: Options) -> None:
+    """List the networks and the shipped checkpoints, or show one of them."""
+    working_folder()
+    from .nets import catalogue
+
+    if options.action == "info" and options.name:
+        facts = catalogue.about(options.name)
+        show(facts, options.json, lambda: "\n".join(outline(facts)))
+        return
+    if options.action != "list" or options.name:
+        need = "list, or info with a name"
+        raise ConfigError("unknown request", path="models", found=options.action, need=need)
+    found = {"networks": catalogue.networks(), "checkpoints": catalogue.shipped()}
+    show(found, options.json, lambda: "\n".join(model_lines(found)))
+
+
+def import_checkpoint(terminal: Terminal, options: Options) -> None:
+    """Turn a PyTorch file of weights into a checkpoint; nothing in it is run."""
+    limits(options)
+    from .io.atomic import check_target
+    from .nets.convert import ImportSettings
+    from .nets.convert import import_checkpoint as run
+
+    config = settings(ImportSettings, options, {"seed": options.seed})
+    distinct(options, options.output)
+    stem = options.output.with_suffix("")
+    ending(options.output, ".json")
+    for suffix in (".json", ".safetensors"):
+        check_target(stem.with_suffix(suffix), overwrite=options.overwrite)
+    made = run(options.file, stem, config)
     show({"checkpoint": str(made)}, options.json, lambda: str(made))
 
 
@@ -374,6 +407,17 @@ def outline(tree: Any, indent: str = "") -> list[str]:
     return lines
 
 
+def model_lines(found: dict[str, Any]) -> list[str]:
+    """Render networks and checkpoints, one a line."""
+    lines = []
+    for row in found["networks"]:
+        counts = ", ".join(f"{n:,} {dims}" for dims, n in row["parameters"].items())
+        lines.append(f"{row['name']:<20} {counts}")
+    for card in found["checkpoints"]:
+        lines.append(f"{card['name']:<20} shipped, {card['architecture']['name']}")
+    return lines
+
+
 READING = "frame component part spacing nan_fill key"
 MACHINE = "device threads"
 TABLE = {
@@ -385,17 +429,19 @@ TABLE = {
     segment: "input output model save config set memory overwrite dry_run json "
     f"{READING} {MACHINE}",
     train: f"output config set seed steps hours init resume workers dry_run json {MACHINE}",
+    models: "action name json",
+    import_checkpoint: "file output config set seed overwrite json",
     synth: "output number config set seed overwrite json threads",
     check: f"file deep json {READING}",
     info: f"file json {READING}",
     preview: "file output overwrite json",
     doctor: "json",
 }
-NAMES = tuple(verb.__name__ for verb in TABLE)
+NAMES = tuple(verb.__name__.replace("_", "-") for verb in TABLE)
 
 
 def register(app: typer.Typer) -> None:
     """Add every verb to the application."""
-    for verb, names in TABLE.items():
+    for name, (verb, options) in zip(NAMES, TABLE.items(), strict=True):
         must = "start" if verb is refine else ""
-        app.command(verb.__name__)(command(verb, names, must))
+        app.command(name)(command(verb, options, must))

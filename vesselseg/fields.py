@@ -213,9 +213,12 @@ class Case:
         One within 1.5 voxels of the axis and inside the lumen, zero elsewhere.
     facts : dict
         What was drawn: shape, snr, psf, radius, anisotropy, polarity ...
+    labels : same shape uint8, optional
+        The number of each voxel's class, zero for the background; default: one where phi < 0.
     """
 
     image: Field
     phi: Field
     centreline: NDArray[np.uint8]
     facts: dict[str, Any] = field(default_factory=dict)
+    labels: NDArray[np.uint8] | None = None

@@ -3,11 +3,14 @@
 The scan is turned to the closest RAS axes, resampled to cubic voxels, normalised by its own
 percentiles and run through the network tile by tile. Signed distance, variance and logit are
 blended with Gaussian weights, never the probability; the distance is then resampled back to the
-grid of the scan, and the probability follows from it, so that both have one wall.
+grid of the scan, and the probability follows from it, so that both have one wall. A network
+without a distance, or of two dimensions on a volume, gives the probability alone, by its logit;
+the latter sees the slices across the coarsest axis.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +32,7 @@ from .nets.tiles import MIN_SIZE, STRIDE, gaussian, pad, plan
 from .nets.working import working_grid
 
 Floats = NDArray[np.float32]
+Fields = tuple[Floats, Floats, Floats]
 
 SIGMA_FLOOR = 0.05  # voxels of the working grid
 FAR = 4.0  # voxels: the networks know no larger distance
@@ -52,6 +56,9 @@ class SegmentSettings(Settings):
     flips: bool = Field(False, description="average over all flips; 8 times slower in 3-D")
     bf16: bool | None = Field(None, description="default: where the device computes in bfloat16")
     device: DeviceName = Field("cpu", description="cpu, cuda or cuda:N")
+    lumen_classes: tuple[int, ...] | None = Field(
+        None, strict=False, description="of several classes; default: all but the background, 0"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +66,7 @@ class Model:
     """A network with its calibration, ready to run.
 
     In voxels: p = sigmoid(-2 T sdf), s.d. of the wall = scale * (s.d. of the head) ** power.
+    ``slices``: a network of two dimensions for a volume.
     """
 
     net: torch.nn.Module
@@ -66,6 +74,9 @@ class Model:
     sigma_scale: float
     sigma_power: float
     model_id: str
+    classes: int = 1
+    distance: bool = True
+    slices: bool = False
 
 
 def segment(
@@ -91,7 +102,8 @@ def segment(
     Probability
         On the scan's grid: ``phi_mm`` (trusted within two voxels of the wall),
         ``values = sigmoid(-2 T phi / h)`` and ``sigma_mm``, the standard deviation of the wall
-        along its normal.
+        along its normal. Only ``values``, summed over the classes of the lumen, where the
+        network has no distance or sees slices of a volume.
 
     Raises
     ------
@@ -110,9 +122,15 @@ def segment(
     work, notes = working_grid(volume.grid, settings.voxel_mm, settings.max_voxels)
     image = work.to_working(volume.values)
     signs = {"bright": (False,), "dark": (True,), "auto": (False, True)}[settings.polarity]
-    runs = [predict(loaded, nets.normalise(image, dark), settings, progress) for dark in signs]
-    _, sdf, variance = max(runs, key=evidence)
+    slices = functools.partial(predict_slices, axis=int(work.step.argmin()))
+    run = slices if loaded.slices else predict
+    runs = [run(loaded, nets.normalise(image, dark), settings, progress) for dark in signs]
+    logit, sdf, variance = max(runs, key=evidence)
     h, shape = work.voxel_mm, volume.grid.shape_kji
+    if loaded.slices or not loaded.distance:
+        far = np.clip(-0.5 * work.to_scan(logit, shape), -FAR, FAR)
+        values = probability(far, loaded.temperature)
+        return Probability(values, volume.grid, loaded.model_id, notes=notes)
     distance = work.to_scan(sdf, shape)
     sigma = loaded.sigma_scale * work.to_scan(variance, shape) ** (0.5 * loaded.sigma_power)
     return Probability(
@@ -133,24 +151,25 @@ def require_device(name: str) -> None:
 def load_model(path: str | Path, dims: int, device: str) -> Model:
     """Read a checkpoint and check that it fits the scan."""
     read = checkpoint.load(path)
-    have = tuple(read.card["architecture"].get(k) for k in ("dims", "in_channels", "classes"))
-    if have != (dims, 1, 1):
+    architecture = read.card["architecture"]
+    have, channels = architecture.get("dims"), architecture.get("in_channels")
+    classes = architecture.get("classes")
+    if have not in (2, dims) or channels != 1 or not isinstance(classes, int):
         raise CheckpointError(
             "network does not fit the scan",
             path=path,
-            found="{}-D, {} channels, {} classes".format(*have),
-            need=f"{dims}-D, 1 channel, 1 class",
+            found=f"{have}-D, {channels} channels, {classes} classes",
+            need=f"{dims}-D, 1 channel" if dims == 2 else "2-D or 3-D, 1 channel",
         )
     calibration = read.card.get("calibration", {})
     keys = ("temperature", "sigma_scale", "sigma_power")
     t, scale, power = (float(calibration.get(k, 1.0)) for k in keys)
-    return Model(checkpoint.network(read).to(device), t, scale, power, read.model_id)
+    net, distance = checkpoint.network(read).to(device), bool(architecture.get("distance", True))
+    return Model(net, t, scale, power, read.model_id, classes, distance, have != dims)
 
 
 @torch.inference_mode()
-def predict(
-    model: Model, image: Floats, settings: SegmentSettings, progress: Progress
-) -> tuple[Floats, Floats, Floats]:
+def predict(model: Model, image: Floats, settings: SegmentSettings, progress: Progress) -> Fields:
     """Blend logit, signed distance and its variance (voxels) over the tiles of an image."""
     shape = image.shape
     x = torch.from_numpy(pad(image)).to(settings.device)
@@ -169,6 +188,19 @@ def predict(
     return logit, np.clip(sdf, -FAR, FAR), variance
 
 
+def predict_slices(
+    model: Model, image: Floats, settings: SegmentSettings, progress: Progress, axis: int
+) -> Fields:
+    """Stack what a 2-D network says of the slices of a volume across an axis."""
+    slices = np.moveaxis(image, axis, 0)
+    rows = []
+    for number, plane in enumerate(slices, 1):
+        rows.append(predict(model, plane, settings, silent))
+        progress("segment", number / len(slices), f"slice {number} of {len(slices)}")
+    logit, sdf, variance = (np.moveaxis(np.stack(r), 0, axis) for r in zip(*rows, strict=True))
+    return logit, sdf, variance
+
+
 def thread_count() -> int:
     """Return the number of threads a network runs on."""
     return torch.get_num_threads()
@@ -184,14 +216,19 @@ def run_tile(model: Model, tile: Tensor, settings: SegmentSettings) -> Tensor:
     for pose in poses:
         with torch.autocast(tile.device.type, torch.bfloat16, enabled=low):
             output = model.net(torch.flip(tile, pose)[None, None])
-        logit, sdf, log_sigma = (torch.flip(t[0], pose) for t in nets.heads(output))
-        rows.append(torch.stack([logit, sdf, (2.0 * log_sigma).exp(), sdf.square()]))
+        heads = nets.heads(output, model.classes)
+        logit = nets.lumen_logit(heads.logit, settings.lumen_classes)
+        sdf, log_sigma = heads.sdf, heads.log_sigma
+        if sdf is None or log_sigma is None:
+            sdf, log_sigma = -0.5 * logit, torch.zeros_like(logit)
+        row = torch.cat([logit, sdf, (2.0 * log_sigma).exp(), sdf.square()])
+        rows.append(torch.flip(row, [axis + 1 for axis in pose]))
     mean = torch.stack(rows).mean(0) if len(rows) > 1 else rows[0]
     spread = (mean[3] - mean[1].square()).clamp(min=0.0)
     return torch.stack([mean[0], mean[1], mean[2] + spread])
 
 
-def evidence(run: tuple[Floats, Floats, Floats]) -> float:
+def evidence(run: Fields) -> float:
     """Return the summed confidence inside the predicted lumen, to choose a polarity."""
     logit, sdf, _ = run
     return float(np.maximum(logit, 0.0)[sdf < 0].sum(dtype=np.float64))

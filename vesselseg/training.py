@@ -1,8 +1,8 @@
 """The one training loop: case source in, checkpoint out.
 
-Case ``i`` depends on ``(seed, i)`` alone and the loop draws no random number, so the position in
-the data is one integer and an interrupted run, resumed on the same number of CPU threads, ends
-with the bits of an uninterrupted one.
+Case ``i`` depends on ``(seed, i)`` alone, and so do the random numbers of step ``i``, which
+dropout draws: the position is one integer, and an interrupted run, resumed on the same number of
+CPU threads, ends with the bits of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,28 +23,34 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from . import nets
-from .config import Settings
 from .errors import CheckpointError, NumericalError
 from .fields import Progress, silent
 from .infer import DeviceName, require_device
 from .io.atomic import write_bytes
-from .nets import checkpoint, losses
+from .nets import checkpoint, losses, optim
 from .nets.curve import curve
 from .nets.interrupt import sigterm
+from .nets.losses import LossSettings
 from .nets.samples import Cases, CaseSource, Sample, loader
 
 VALIDATION_SEED = 1_000_003  # added to the seed: validation cases are never trained on
 TIMED_STEPS = 8
 
 
-class TrainConfig(Settings):
-    """Settings of ``fit``; give ``steps`` or ``hours``, which is turned into steps once."""
+class TrainConfig(optim.OptimSettings):
+    """Settings of ``fit``; give ``steps`` or ``hours``, which is turned into steps once.
+
+    ``options`` are those of the network, ``losses`` the weights of the terms and ``loss`` their
+    constants. A validation, every ``validate_every`` steps, is what other programs call an epoch.
+    """
 
     seed: int = 0
     network: str = "vesselnet"
-    size: str = "base"
+    options: dict[str, Any] = Field(default_factory=dict)
     dims: int = Field(3, ge=2, le=3)
     in_channels: int = Field(1, ge=1)
+    classes: int = Field(1, ge=1, le=255)
+    distance: bool = True
     init: str = ""
     device: DeviceName = Field("cpu", description="cpu, cuda or cuda:N")
     bf16: bool | None = None
@@ -52,15 +58,9 @@ class TrainConfig(Settings):
     batch: int = Field(2, ge=1)
     steps: int | None = Field(None, ge=1)
     hours: float | None = Field(None, gt=0)
-    lr: float = Field(3e-3, gt=0)
-    final_lr: float = Field(0.01, ge=0, le=1, description="last rate over the first")
-    warmup: int = Field(30, ge=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    weight_decay: float = Field(1e-2, ge=0)
-    clip: float = Field(1.0, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)
     losses: dict[str, float] = Field(default_factory=lambda: dict(losses.DEFAULT))
+    loss: LossSettings = LossSettings()
     validate_every: int = Field(250, ge=1)
     validation_cases: int = Field(16, ge=1)
     save_minutes: float = Field(10.0, ge=0)
@@ -69,13 +69,17 @@ class TrainConfig(Settings):
     def _one_length(self) -> TrainConfig:
         if (self.steps is None) == (self.hours is None):
             raise ValueError("give either steps or hours")
+        for name in sorted(losses.NEED_DISTANCE & set(self.losses)):
+            if not self.distance:
+                raise ValueError(f"loss '{name}' needs distance = true")
         return self
 
     @property
     def architecture(self) -> dict[str, Any]:
         """The arguments of ``nets.create``."""
-        channels = {"in_channels": self.in_channels, "classes": 1}
-        return {"name": self.network, "dims": self.dims, **channels, "size": self.size}
+        heads = {"classes": self.classes, "distance": self.distance}
+        shape = {"name": self.network, "dims": self.dims, "in_channels": self.in_channels}
+        return {**shape, **heads, **self.options}
 
     @property
     def digest(self) -> str:
@@ -91,10 +95,11 @@ class State:
 
     net: nn.Module
     ema: nn.Module
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     step: int = 0
     best: float = 1e9
     rows: list[dict[str, float]] = field(default_factory=list)
+    validated: list[float] = field(default_factory=list)
 
 
 def fit(
@@ -128,10 +133,14 @@ def fit(
         On SIGTERM, after the state is saved.
     """
     require_device(config.device)
+    for name in config.losses:
+        losses.find(name)
     output.mkdir(parents=True, exist_ok=True)
     previous = checkpoint.load(output / "last.json") if resume else None
     config = with_steps(config, case, previous)
     state = restore(config, previous, output) if previous else fresh(config)
+    if optim.gave_up(config, state.validated):
+        return output / "best.json"
     steps = config.steps or 0
     saved = time.monotonic()
     with sigterm() as stopped:
@@ -141,13 +150,16 @@ def fit(
             if ends or state.step % config.validate_every == 0:
                 row |= validate(config, case, state.ema)
                 write_best(config, state, row, output)
+                ends = ends or optim.gave_up(config, state.validated)
             state.rows.append(row)
             progress("train", state.step / steps, f"loss {row['loss']:.3f}")
             overdue = time.monotonic() - saved > 60.0 * config.save_minutes
             if ends or overdue or stopped.is_set():
                 write_last(config, state, output)
                 saved = time.monotonic()
-            if stopped.is_set() and not ends:
+            if ends:
+                break
+            if stopped.is_set():
                 raise KeyboardInterrupt
     return output / "best.json"
 
@@ -160,9 +172,7 @@ def fresh(config: TrainConfig) -> State:
     if config.init:
         checkpoint.fill(net, checkpoint.load(config.init).tensors, Path(config.init))
     ema.load_state_dict(net.state_dict())
-    betas = (config.beta1, config.beta2)
-    optimizer = torch.optim.AdamW(net.parameters(), config.lr, betas, 1e-8, config.weight_decay)
-    return State(net, ema, optimizer)
+    return State(net, ema, optim.optimizer(config, net.parameters()))
 
 
 def restore(config: TrainConfig, last: checkpoint.Checkpoint, output: Path) -> State:
@@ -177,13 +187,10 @@ def restore(config: TrainConfig, last: checkpoint.Checkpoint, output: Path) -> S
     state.step, state.best = last.card["step"], last.card["best"]
     checkpoint.fill(state.net, last.subset("net"), last.path)
     checkpoint.fill(state.ema, last.subset("ema"), last.path)
-    moments = {key: last.subset(key) for key in ("exp_avg", "exp_avg_sq")}
-    for name, parameter in state.net.named_parameters():
-        kept = {k: torch.empty_like(parameter).copy_(v[name]) for k, v in moments.items()}
-        kept["step"] = torch.tensor(float(state.step))
-        state.optimizer.state[parameter] = kept
+    optim.set_moments(state.optimizer, state.net, last.subset("optim"))
     lines = (output / "metrics.jsonl").read_text().splitlines()
     state.rows = [row for row in map(json.loads, lines) if row["step"] <= state.step]
+    state.validated = [row["val_loss"] for row in state.rows if "val_loss" in row]
     return state
 
 
@@ -212,11 +219,12 @@ def batches(config: TrainConfig, case: CaseSource, first: int) -> Iterable[Sampl
 
 
 def train_step(config: TrainConfig, state: State, batch: Sample) -> dict[str, float]:
-    """Take one step of AdamW and return its row of ``metrics.jsonl``."""
-    rate = config.lr * schedule(config, state.step)
+    """Take one step of the optimizer and return its row of ``metrics.jsonl``."""
+    rate = config.lr * optim.schedule(config, state.step, config.steps or 1, state.validated)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    terms = evaluate(config, state.net, batch)[1]
+    torch.manual_seed((config.seed + state.step) % 2**63)
+    terms = evaluate(config, state.net, batch)[2]
     values = {name: term.item() for name, term in terms.items()}
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
@@ -226,43 +234,33 @@ def train_step(config: TrainConfig, state: State, batch: Sample) -> dict[str, fl
     nn.utils.clip_grad_norm_(state.net.parameters(), config.clip)
     state.optimizer.step()
     state.step += 1
-    keep = min(config.ema, (1 + state.step) / (10 + state.step))
-    with torch.no_grad():
-        for old, new in zip(state.ema.parameters(), state.net.parameters(), strict=True):
-            old.lerp_(new, 1.0 - keep)
+    optim.average(state.ema, state.net, min(config.ema, (1 + state.step) / (10 + state.step)))
     return {"step": state.step, "lr": rate, "loss": sum(values.values()), **values}
-
-
-def schedule(config: TrainConfig, step: int) -> float:
-    """Return the rate over its maximum: linear warm-up, then cosine to ``final_lr``."""
-    ramp = min(1.0, (step + 1) / (config.warmup + 1))
-    cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / (config.steps or 1)))
-    return ramp * (config.final_lr + (1.0 - config.final_lr) * cosine)
 
 
 def evaluate(
     config: TrainConfig, net: nn.Module, batch: Sample
-) -> tuple[nets.Heads, dict[str, Tensor]]:
-    """Return the heads and the weighted terms of the loss."""
-    image, phi, line = (t.to(config.device) for t in batch)
+) -> tuple[nets.Heads, losses.Target, dict[str, Tensor]]:
+    """Return the heads, the target and the weighted terms of the loss."""
+    image, *truth = (t.to(config.device) for t in batch)
     low = nets.bf16_pays(config.device) if config.bf16 is None else config.bf16
     with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=low):
         output = net(image)
-    heads = nets.heads(output)
-    return heads, losses.parts(heads, losses.Target(phi, line), config.losses)
+    heads, target = nets.heads(output, config.classes), losses.Target(*truth)
+    return heads, target, losses.parts(heads, target, config.losses, config.loss)
 
 
 @torch.inference_mode()
 def validate(config: TrainConfig, case: CaseSource, net: nn.Module) -> dict[str, float]:
-    """Return mean loss, Dice of the SDF's sign and near-wall SDF error (voxels) of new cases."""
+    """Return the mean loss and scores of new cases, see ``losses.scores``."""
     rows = []
     data = Cases(case, config.seed + VALIDATION_SEED)
     for index in range(config.validation_cases):
-        image, phi, line = data[index]
-        heads, terms = evaluate(config, net, (image[None], phi[None], line[None]))
-        scores = losses.scores(heads, losses.Target(phi[None].to(config.device), line[None]))
-        rows.append([sum(t.item() for t in terms.values()), *scores])
-    return dict(zip(("val_loss", "val_dice", "val_wall"), np.mean(rows, 0).tolist(), strict=True))
+        image, phi, line, labels = (t[None] for t in data[index])
+        heads, target, terms = evaluate(config, net, (image, phi, line, labels))
+        rows.append({"val_loss": sum(t.item() for t in terms.values())})
+        rows[-1] |= losses.scores(heads, target)
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
 def card(config: TrainConfig, state: State) -> dict[str, Any]:
@@ -281,6 +279,7 @@ def card(config: TrainConfig, state: State) -> dict[str, Any]:
 
 def write_best(config: TrainConfig, state: State, row: dict[str, float], output: Path) -> None:
     """Store the averaged weights if their validation loss is the lowest so far."""
+    state.validated.append(row["val_loss"])
     if row["val_loss"] < state.best:
         state.best = row["val_loss"]
         facts = card(config, state) | {"validation": row}
@@ -291,9 +290,8 @@ def write_last(config: TrainConfig, state: State, output: Path) -> None:
     """Store all that a resumed run needs, the metrics and the learning curve."""
     tensors = {f"net.{k}": v for k, v in state.net.state_dict().items()}
     tensors |= {f"ema.{k}": v for k, v in state.ema.state_dict().items()}
-    for name, parameter in state.net.named_parameters():
-        for key in ("exp_avg", "exp_avg_sq"):
-            tensors[f"{key}.{name}"] = state.optimizer.state[parameter][key]
+    moments = optim.moments(state.optimizer, state.net)
+    tensors |= {f"optim.{k}": v for k, v in moments.items()}
     lines = [json.dumps(row) + "\n" for row in state.rows]
     write_bytes(output / "metrics.jsonl", "".join(lines).encode())
     write_bytes(output / "curve.png", curve(state.rows))

@@ -25,6 +25,8 @@ VERBS = (
     "segment",
     "refine",
     "train",
+    "models",
+    "import-checkpoint",
     "synth",
     "check",
     "info",

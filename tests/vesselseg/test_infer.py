@@ -211,13 +211,48 @@ def test_a_grid_beyond_the_memory_is_coarsened_and_says_so(as_model):
 @pytest.mark.parametrize(
     ("dims", "grid", "error", "expected"),
     [
-        (2, "isotropic", CheckpointError, "need 3-D"),
         (3, "2-D", CheckpointError, "need 2-D"),
     ],
 )
 def test_weights_for_another_dimension_are_refused(dims, grid, error, expected, weights):
     with pytest.raises(error, match=expected):
         segment(ball(GRIDS[grid]), weights[dims])
+
+
+CLASSES = {
+    "one class": (1, None),
+    "all but the background": (4, None),
+    "two of four": (4, (1, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_without_a_distance_the_lumen_is_the_sum_of_its_classes(tmp_path, dims, kind):
+    """A 2-D network sees the slices of a volume across its coarsest axis."""
+    classes, wanted = CLASSES[kind]
+    torch.manual_seed(0)
+    architecture = dict(name="vesselnet", dims=dims, in_channels=1, classes=classes, size="tiny")
+    architecture["distance"] = False
+    net = nets.create(**architecture).eval()
+    path = checkpoint.save(tmp_path / "net", net.state_dict(), {"architecture": architecture})
+    volume = ball(Grid.from_spacing((24, 16, 32), 1.0))
+    result = segment(volume, path, SegmentSettings(bf16=False, lumen_classes=wanted))
+    assert result.phi_mm is None
+    assert result.sigma_mm is None
+    x = torch.from_numpy(nets.normalise(volume.values))
+    with torch.no_grad():
+        y = net(x[None, None])[0] if dims == 3 else net(x[:, None]).transpose(0, 1)
+    p = y.sigmoid() if classes == 1 else y.softmax(0)
+    keep = [0] if classes == 1 else list(wanted or (1, 2, 3))
+    np.testing.assert_allclose(result.values, p[keep].sum(0), atol=1e-4)
+
+
+def test_slices_run_across_the_coarsest_axis(tmp_path, weights):
+    volume = ball(Grid.from_spacing((30, 9, 27), (1.0, 4.0, 1.0)))
+    seen = []
+    segment(volume, weights[2], progress=lambda stage, fraction, text: seen.append(text))
+    assert seen[-1] == "slice 33 of 33"  # 9 slices of 4 mm on the working grid of 1 mm
 
 
 def test_a_constant_image_is_refused(weights):

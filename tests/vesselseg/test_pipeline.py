@@ -176,7 +176,7 @@ def test_calibration_scales_only_within_its_classes():
 
 
 def test_training_through_the_front_door_leaves_a_checkpoint(tmp_path):
-    config = TrainConfig(size="small", steps=2, batch=1, workers=0, validation_cases=1)
+    config = TrainConfig(options={"size": "small"}, steps=2, batch=1, workers=0, validation_cases=1)
     made = vesselseg.train(config, tmp_path / "run", synth=SynthSettings(shape=(32, 32, 32)))
     card = json.loads(made.read_text())
     assert card["architecture"]["name"] == "vesselnet"

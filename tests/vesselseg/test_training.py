@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -19,7 +18,13 @@ from vesselseg.nets import checkpoint
 from vesselseg.nets.samples import Cases
 from vesselseg.training import TrainConfig, fit
 
-QUICK = {"size": "tiny", "validation_cases": 1, "validate_every": 4, "steps": 12, "warmup": 2}
+QUICK = {
+    "options": {"size": "tiny"},
+    "validation_cases": 1,
+    "validate_every": 4,
+    "steps": 12,
+    "warmup": 2,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -141,23 +146,14 @@ def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path):
         fit(TrainConfig(**QUICK), broken_case, tmp_path)
 
 
-def test_the_rate_warms_up_and_falls_to_its_last_share():
-    config = TrainConfig(steps=1000, warmup=30, final_lr=0.01)
-    rates = [training.schedule(config, s) for s in range(1001)]
-    assert rates[0] == pytest.approx(1 / 31)
-    assert max(rates) == pytest.approx(1.0, abs=0.01)
-    assert rates.index(max(rates)) in range(28, 33)
-    assert rates[-1] == pytest.approx(0.01)
-    assert all(a >= b for a, b in itertools.pairwise(rates[31:]))
-
-
 def test_samples_are_turned_together_and_differently():
     cases = Cases(ball_case, 3)
     turns = set()
     for index in range(12):
-        raw, (image, phi, line) = ball_case(3, index), cases[index]
+        raw, (image, phi, line, labels) = ball_case(3, index), cases[index]
         assert sorted(phi.ravel().tolist()) == sorted(raw.phi.ravel().tolist())
         assert torch.equal(line, (phi < -2).to(torch.uint8))
+        assert torch.equal(labels, (phi < 0).to(torch.uint8))
         assert np.corrcoef(image.numpy().ravel(), -np.tanh(phi.numpy().ravel()))[0, 1] > 0.8
         turns.add(tuple(np.argwhere(phi.numpy() == raw.phi[0, 3, 7])[0]))
     assert len(turns) > 6
@@ -176,6 +172,7 @@ def test_dark_blood_is_shown_bright():
         ({"steps": 0}, "steps"),
         ({"steps": 3, "lr": 0.0}, "lr"),
         ({"steps": 3, "dims": 4}, "dims"),
+        ({"steps": 3, "distance": False}, "loss 'sdf_l1' needs distance = true"),
         ({"steps": 3, "learning_rate": 1.0}, "unknown key 'learning_rate'"),
     ],
 )
@@ -184,14 +181,87 @@ def test_bad_settings_are_refused(change, expected):
         build(TrainConfig, change)
 
 
-def test_a_small_2d_network_trains_too(tmp_path):
-    def disc(seed: int, index: int) -> Case:
-        case = ball_case(seed, index)
-        return Case(case.image[:, 8], case.phi[8], case.centreline[8])
+def disc_case(seed: int, index: int) -> Case:
+    case = ball_case(seed, index)
+    return Case(case.image[:, 8], case.phi[8], case.centreline[8])
 
-    path = fit(TrainConfig(**QUICK | {"dims": 2, "steps": 2}), disc, tmp_path)
-    assert checkpoint.load(path).card["architecture"]["dims"] == 2
-    assert nets.names() == ("vesselnet",)
+
+def shell_case(seed: int, index: int) -> Case:
+    """A disc of three shells, each with an intensity of its own."""
+    case = disc_case(0, 0)
+    depth = np.clip(case.phi / case.phi.min(), 0.0, 0.99)
+    labels = np.where(case.phi < 0, 1 + np.floor(3.0 * depth), 0.0)
+    image = labels[None] + 0.1 * case.image
+    return Case(image.astype("f4"), case.phi, case.centreline, {}, labels.astype("u1"))
+
+
+OTHERS = {
+    "dropout and batch norm": {
+        "network": "unet",
+        "options": {"width": 2, "levels": 2, "dropout": 0.5},
+        "distance": False,
+        "losses": {"weighted_ce": 1.0, "focal_tversky": 1.0},
+        "optimizer": "sgd",
+    },
+    "auxiliary head": {
+        "network": "fcn-resnet50",
+        "options": {"width": 1, "aux": True},
+        "optimizer": "adagrad",
+        "scheduler": "plateau",
+        "validate_every": 1,
+        "patience": 0,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_networks_optimizers_and_schedulers_resume_bitwise(tmp_path, kind):
+    """F05 with all that has a state: statistics, dropout, momentum, sums, patience."""
+    config = TrainConfig(**QUICK | {"dims": 2, "steps": 6} | OTHERS[kind])
+    fit(config, disc_case, tmp_path / "whole")
+
+    def interrupt(stage: str, fraction: float, message: str) -> None:
+        if round(6 * fraction) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, disc_case, tmp_path / "broken", progress=interrupt)
+    fit(config, disc_case, tmp_path / "broken", resume=True)
+    assert digest(tmp_path / "broken") == digest(tmp_path / "whole")
+    card = checkpoint.load(tmp_path / "whole" / "best.json").card
+    assert card["architecture"]["name"] == config.network
+    row = json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert ("val_wall" in row) == config.distance
+    assert ("deep/dice" in row) == ("aux" in config.options)
+
+
+def test_several_classes_are_learned(tmp_path):
+    """Four classes, background included, of the only case there is."""
+    changes = {"classes": 4, "distance": False, "losses": {"soft_bce": 1.0, "dice": 1.0}}
+    changes |= {"network": "unet", "options": {"width": 8, "levels": 2}, "lr": 1e-2, "batch": 1}
+    config = TrainConfig(**QUICK | changes | {"dims": 2, "steps": 120, "ema": 0.0})
+    path = fit(config, shell_case, tmp_path)
+    case = shell_case(0, 0)
+    image = torch.from_numpy(nets.normalise(case.image[0]))[None, None]
+    with torch.no_grad():
+        found = checkpoint.network(checkpoint.load(path))(image).argmax(1)[0].numpy()
+    for number in range(4):
+        a, b = found == number, case.labels == number
+        assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.9
+
+
+def test_patience_ends_a_run_and_a_resumed_one_stays_ended(tmp_path):
+    changes = {"scheduler": "plateau", "patience": 1, "early_stopping": 2, "lr": 1e-9}
+    config = TrainConfig(**QUICK | {"dims": 2, "validate_every": 1, "steps": 50} | changes)
+    fit(config, disc_case, tmp_path)
+    last = json.loads((tmp_path / "last.json").read_text())
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(row)["val_loss"] for row in rows]
+    assert last["step"] == len(losses) < 50
+    assert len(losses) - 1 - losses.index(min(losses)) == 2
+    before = digest(tmp_path)
+    fit(config, disc_case, tmp_path, resume=True)
+    assert digest(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["foo", "cuda:", "CUDA", "auto", "cuda:0 "])

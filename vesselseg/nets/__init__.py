@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,72 +10,105 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .vesselnet import VesselNet, vesselnet
+from . import registry
+from .vesselnet import VesselNet
 
 PERCENTILES = (0.5, 99.5)
 CLIP = (-1.0, 4.0)  # a bright vessel of 0.3 % of the volume lies beyond the upper percentile
 
-_REGISTRY: dict[str, Callable[..., nn.Module]] = {"vesselnet": vesselnet}
-
 
 class Heads(NamedTuple):
-    """The three channels of a network with ``heads=3``, each ``(N, ...)``.
+    """What a network says of every voxel.
 
-    ``logit`` scores the lumen, ``sdf`` is the signed distance to the wall in voxels (negative in
-    the lumen, saturating at ±4), ``log_sigma`` the logarithm of the wall's standard deviation
-    in voxels.
+    ``logit`` ``(N, classes, ...)``: of the lumen if there is one class, else of each class, the
+    first being the background. ``sdf`` ``(N, ...)`` is the signed distance to the wall in voxels
+    (negative in the lumen, saturating at ±4), ``log_sigma`` ``(N, ...)`` the logarithm of the
+    wall's standard deviation in voxels; None of networks without them. ``deep`` are logits of
+    auxiliary heads, which exist while training only.
     """
 
     logit: Tensor
-    sdf: Tensor
-    log_sigma: Tensor
+    sdf: Tensor | None = None
+    log_sigma: Tensor | None = None
+    deep: tuple[Tensor, ...] = ()
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that ``create`` knows."""
-    return tuple(sorted(_REGISTRY))
+    """Return the names that ``create`` knows; ``monai:Class`` is one more for every class."""
+    return tuple(registry.NETWORKS)
 
 
 def create(
-    name: str, dims: int = 3, in_channels: int = 1, classes: int = 1, **options: Any
+    name: str,
+    dims: int = 3,
+    in_channels: int = 1,
+    classes: int = 1,
+    *,
+    distance: bool = True,
+    **options: Any,
 ) -> nn.Module:
     """Make a network with random weights.
 
     Parameters
     ----------
     name : str
-        One of ``names()``.
+        One of ``names()``, or ``monai:Class``.
     dims : int
         2 or 3.
     in_channels, classes : int
-        Channels of the image and number of lumen classes.
+        Channels of the image. One class is the lumen; of several the first is the background.
+    distance : bool
+        Whether the network also returns the signed distance and its log sigma.
     **options
         Those of the network, as ``size="base"`` for ``vesselnet``.
 
     Returns
     -------
     nn.Module
-        ``(N, in_channels, ...) -> (N, classes + 2, ...)``: logits, signed distance, log sigma.
-        Any size of at least 16 voxels works.
+        ``(N, in_channels, ...) -> (N, classes, ...)``, two channels more with ``distance``; see
+        ``heads``. Any size of at least 16 voxels works.
 
     Raises
     ------
     ConfigError
-        On an unknown name or dimension.
+        On an unknown name, dimension or option.
+    EnvironmentFault
+        If the network needs a package that is not installed.
     """
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(name, names(), 1, 0.4)
-        hint = f"did you mean '{near[0]}'?" if near else None
-        raise ConfigError(f"unknown network '{name}'", need=" | ".join(names()), remedy=hint)
-    if dims not in (2, 3):
-        raise ConfigError("bad dims of a network", found=dims, need="2 or 3")
-    return _REGISTRY[name](dims, in_channels, classes, **options)
+    if min(in_channels, classes) < 1:
+        found = f"{in_channels} channels, {classes} classes"
+        raise ConfigError("bad network", found=found, need="at least one of each")
+    return registry.make(name, dims, in_channels, classes + 2 * distance, options)
 
 
-def heads(output: Tensor) -> Heads:
-    """Split the output of a one-class network into its heads, in float32."""
-    logit, sdf, log_sigma = output.float().unbind(1)
-    return Heads(logit, sdf, log_sigma.clamp(-5.0, 3.0))
+def heads(output: Tensor | list[Tensor], classes: int = 1) -> Heads:
+    """Split the output of a network into its heads, in float32."""
+    first, *rest = output if isinstance(output, list) else [output]
+    logit, more = first[:, :classes].float(), first[:, classes:].float()
+    deep = tuple(y[:, :classes].float() for y in rest)
+    if more.shape[1] == 0:
+        return Heads(logit, deep=deep)
+    return Heads(logit, more[:, 0], more[:, 1].clamp(-5.0, 3.0), deep)
+
+
+def lumen_logit(logit: Tensor, lumen_classes: tuple[int, ...] | None = None) -> Tensor:
+    """Return the logit ``(N, ...)`` of the summed probability of the lumen's classes.
+
+    Parameters
+    ----------
+    logit : (N, classes, ...)
+    lumen_classes : tuple of int, optional
+        Default: all but the first, which is the background.
+    """
+    classes = logit.shape[1]
+    if classes == 1:
+        return logit[:, 0]
+    inside = sorted(set(range(1, classes) if lumen_classes is None else lumen_classes))
+    outside = [c for c in range(classes) if c not in inside]
+    if not inside or not outside or not set(inside) <= set(range(classes)):
+        need = f"some, not all, of 0 to {classes - 1}"
+        raise ConfigError("bad lumen_classes", found=lumen_classes, need=need)
+    return logit[:, inside].logsumexp(1) - logit[:, outside].logsumexp(1)
 
 
 def bf16_pays(device: str) -> bool:
@@ -104,4 +135,13 @@ def normalise(image: NDArray[np.floating], dark: bool = False) -> NDArray[np.flo
     return np.asarray(np.clip(1.0 - x if dark else x, *CLIP), dtype=np.float32)
 
 
-__all__ = ["Heads", "VesselNet", "bf16_pays", "create", "heads", "names", "normalise"]
+__all__ = [
+    "Heads",
+    "VesselNet",
+    "bf16_pays",
+    "create",
+    "heads",
+    "lumen_logit",
+    "names",
+    "normalise",
+]

@@ -75,7 +75,7 @@ def save(
     tag : str
         Makes the name of the weights new, so that a kill leaves the last pair whole.
     """
-    data = safetensors.torch.save({k: v.detach().contiguous() for k, v in tensors.items()})
+    data = safetensors.torch.save({k: stored(v) for k, v in tensors.items()})
     weights = stem.with_name(f"{stem.name}{tag}.safetensors")
     full = {
         "format": FORMAT,
@@ -91,6 +91,12 @@ def save(
         if tag and old != weights:
             old.unlink()
     return sidecar
+
+
+def stored(tensor: Tensor) -> Tensor:
+    """Return a tensor as files hold it; a counter becomes float32, exact up to 2^24."""
+    counter = tensor.ndim == 0 and tensor.dtype == torch.int64
+    return (tensor.float() if counter else tensor.detach()).contiguous()
 
 
 def load(path: str | Path) -> Checkpoint:

@@ -22,12 +22,14 @@ def curve(rows: list[dict[str, float]]) -> bytes:
     checked = [row for row in rows if "val_loss" in row]
     at = [row["step"] for row in checked]
     panels[0].plot(at, [row["val_loss"] for row in checked], "o-", ms=3, label="validation")
-    panels[1].plot(at, [row["val_dice"] for row in checked], "o-", ms=3, label="Dice")
-    panels[1].plot(at, [row["val_wall"] for row in checked], "o-", ms=3, label="wall error [voxel]")
+    for name, label in (("val_dice", "Dice"), ("val_wall", "wall error [voxel]")):
+        if checked and name in checked[0]:
+            panels[1].plot(at, [row[name] for row in checked], "o-", ms=3, label=label)
     panels[2].plot(steps, [row["lr"] for row in rows], label="learning rate")
     for panel in panels:
         panel.set_xlabel("step")
-        panel.legend(frameon=False)
+        if panel.lines:
+            panel.legend(frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

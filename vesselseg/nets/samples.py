@@ -14,11 +14,11 @@ from ..fields import Case
 from . import normalise
 
 CaseSource = Callable[[int, int], Case]
-Sample = tuple[Tensor, Tensor, Tensor]
+Sample = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Cases(Dataset[Sample]):
-    """Index -> image ``(C, ...)``, phi and centreline, normalised, flipped and transposed."""
+    """Index -> image ``(C, ...)``, phi, centreline and labels: normalised, flipped, transposed."""
 
     def __init__(self, case: CaseSource, seed: int) -> None:
         self.case = case
@@ -30,9 +30,10 @@ class Cases(Dataset[Sample]):
         image = np.stack([normalise(channel, dark) for channel in case.image])
         rng = np.random.default_rng((self.seed, index, 1))
         pose = symmetry(rng, case.phi.shape)
-        fields = [image, case.phi[None], case.centreline[None]]
-        x, phi, line = (torch.from_numpy(np.array(pose(a), order="C")) for a in fields)
-        return x.float(), phi[0].float(), line[0]
+        labels = (case.phi < 0).astype(np.uint8) if case.labels is None else case.labels
+        fields = [image, case.phi[None], case.centreline[None], labels[None]]
+        x, phi, line, number = (torch.from_numpy(np.array(pose(a), order="C")) for a in fields)
+        return x.float(), phi[0].float(), line[0], number[0]
 
 
 def symmetry(rng: np.random.Generator, shape: tuple[int, ...]) -> Callable[[Any], Any]:

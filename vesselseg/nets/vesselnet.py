@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from .blocks import CONV, any_size, conv, resize
 
 SIZES = {
     "tiny": (8, 16),
@@ -23,13 +24,6 @@ SIZES = {
     "large": (24, 48, 96, 160),
     "wide": (32, 64, 128, 256),
 }
-MODES = {2: "bilinear", 3: "trilinear"}
-
-
-def conv(dims: int, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
-    """Return a convolution without bias that keeps the size at stride 1."""
-    kind = {2: nn.Conv2d, 3: nn.Conv3d}[dims]
-    return kind(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
 def norm(channels: int) -> nn.Module:
@@ -62,15 +56,14 @@ class VesselNet(nn.Module):
     ----------
     dims : int
         2 or 3.
-    in_channels, classes : int
-        Channels of the image; number of lumen classes. The head has ``classes + 2`` channels.
+    in_channels, outputs : int
+        Channels of the image and of the head.
     channels : sequence of int
         Width of each level, finest first.
     """
 
-    def __init__(self, dims: int, in_channels: int, classes: int, channels: Sequence[int]) -> None:
+    def __init__(self, dims: int, in_channels: int, outputs: int, channels: Sequence[int]) -> None:
         super().__init__()
-        self.dims = dims
         self.stride = 2 ** (len(channels) - 1)
         widths = [in_channels, *channels]
         steps = [1, *(2 for _ in channels[1:])]
@@ -80,12 +73,11 @@ class VesselNet(nn.Module):
         pairs = list(zip(channels[1:], channels, strict=False))[::-1]
         self.lift = nn.ModuleList(conv(dims, a, b, 1) for a, b in pairs)
         self.up = nn.ModuleList(Block(dims, b, b) for _, b in pairs)
-        self.head = (nn.Conv3d if dims == 3 else nn.Conv2d)(channels[0], classes + 2, 1)
+        self.head = CONV[dims](channels[0], outputs, 1)
 
+    @any_size
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, in_channels, ...)`` to ``(N, classes + 2, ...)``; any size from 16 up."""
-        size = x.shape[2:]
-        x = pad_to_multiple(x, self.stride)
+        """Map ``(N, in_channels, ...)`` to ``(N, outputs, ...)``."""
         skips: list[Tensor] = []
         for block in self.down:
             x = block(x)
@@ -93,26 +85,20 @@ class VesselNet(nn.Module):
         skips.pop()
         for lift, block in zip(self.lift, self.up, strict=True):
             skip = skips.pop()
-            x = F.interpolate(lift(x), size=skip.shape[2:], mode=MODES[self.dims]) + skip
-            x = block(x)
-        crop = tuple(slice(0, n) for n in size)
-        result: Tensor = self.head(x)[(..., *crop)]
+            x = block(resize(lift(x), skip.shape[2:]) + skip)
+        result: Tensor = self.head(x)
         return result
 
 
-def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
-    """Pad the end of every spatial axis by reflection to a multiple of ``stride``."""
-    pads = [(-n) % stride for n in reversed(x.shape[2:])]
-    if not any(pads):
-        return x
-    return F.pad(x, [p for pad in pads for p in (0, pad)], mode="reflect")
-
-
-def vesselnet(dims: int, in_channels: int, classes: int, *, size: str = "base") -> VesselNet:
+def vesselnet(
+    dims: int,
+    in_channels: int,
+    outputs: int,
+    *,
+    size: Literal["tiny", "small", "base", "large", "wide"] = "base",
+) -> VesselNet:
     """Make a ``vesselnet`` of size tiny, small, base, large or wide (2-D)."""
-    if size not in SIZES:
-        raise ConfigError("unknown size of vesselnet", found=size, need=" | ".join(SIZES))
-    net = VesselNet(dims, in_channels, classes, SIZES[size])
+    net = VesselNet(dims, in_channels, outputs, SIZES[size])
     memory = torch.channels_last_3d if dims == 3 else torch.channels_last
     for weight in net.parameters():
         if weight.ndim == dims + 2:  # channels last: bfloat16 convolutions are 1.5 times faster
