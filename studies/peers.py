@@ -357,11 +357,10 @@ def wall_rms(phi: NDArray, truth: NDArray, grid: Grid) -> float:
 Trial = tuple[NDArray, NDArray, NDArray, Grid]
 
 
-def tuned(peer: Peer, cases: Sequence[Trial], first: Settings) -> tuple[Settings, float]:
-    """Choose settings: the best of many drawn, then one by one until none gets better.
+def tuned(peer: Peer, cases: Sequence[Trial], starts: Sequence[Settings]) -> tuple[Settings, float]:
+    """Choose settings one by one until none gets better, from the starts and the best of draws.
 
-    Descends from ``first`` and from the best draw. ``cases`` are image, start, truth and grid of
-    what to be good at on average.
+    ``cases`` are image, start, truth and grid of what to be good at on average.
     """
     known: dict[tuple[Any, ...], float] = {}
 
@@ -396,7 +395,8 @@ def tuned(peer: Peer, cases: Sequence[Trial], first: Settings) -> tuple[Settings
     rng = np.random.default_rng(0)
     drawn = [{name: values[rng.integers(len(values))] for name, values in peer.search.items()}
              for _ in range(DRAWN)]  # fmt: skip
-    best = better(descended(first), [descended(better(drawn[0], drawn[1:]))])
+    first, *rest = [descended(s) for s in (better(drawn[0], drawn[1:]), *starts)]
+    best = better(first, rest)
     return best, score(best)
 
 
@@ -416,13 +416,13 @@ def main() -> None:
         peer = PEERS[name]
         found.pop(name, None)
         for ndim in (2,) if peer.planar else (2, 3):
-            first = {key: values[0] for key, values in peer.search.items()}
-            for snr in (12.0, 6.0, 3.0, 6.0):  # each from the best of its neighbour
+            default = best = {key: values[0] for key, values in peer.search.items()}
+            for snr in (12.0, 6.0, 3.0, 6.0):  # also from the best of the neighbour
                 clock = time.process_time()
-                first, rms = tuned(peer, tuning_trials(ndim, snr), first)
+                best, rms = tuned(peer, tuning_trials(ndim, snr), (default, best))
                 key, by = f"{ndim}-D, SNR {snr:g}", found.setdefault(name, {})
                 if key not in by or rms < by[key]["rms_voxel"]:
-                    by[key] = {"rms_voxel": round(rms, 4), **first}
+                    by[key] = {"rms_voxel": round(rms, 4), **best}
                 seconds = time.process_time() - clock
                 print(name, key, rms, by[key], f"{seconds:.0f} s", flush=True)
         write_bytes(file, (json.dumps(found, indent=1) + "\n").encode(), overwrite=True)

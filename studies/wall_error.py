@@ -57,8 +57,12 @@ OURS = {
     "network": "network",
     "refined_network": "refined from the network",
     "refined": "**refined from the start**",
-    "chan_vese": "our Chan-Vese, from the start",
+    "chan_vese": "our Chan-Vese",
+    "local": "our Chan-Vese with local means",
+    "gac": "our geodesic active contour",
 }
+FLOWS = ("chan_vese", "local", "gac")
+FLOW_STEPS = 60
 BASELINES = {
     "isosurface": "Gaussian isosurface, level 0.5, best width",
     "isosurface_tuned": "the same, width and level tuned with the truth",
@@ -155,13 +159,16 @@ def ours(image: Volume, start: LevelSet) -> dict[str, Callable[[], LevelSet | Re
         return LevelSet.from_probability(segment(image))
 
     found = cache(network)
-    settings = RefineSettings(energy="chan_vese", iterations=60)
+
+    def flow(energy: str) -> Refinement:
+        return refine(start, image, RefineSettings(energy=energy, iterations=FLOW_STEPS))
+
     return {
         "start": lambda: start,
         "network": network,
         "refined_network": lambda: calibrated(refine(found(), image)),
         "refined": lambda: calibrated(refine(start, image)),
-        "chan_vese": lambda: refine(start, image, settings),
+        **{energy: partial(flow, energy) for energy in FLOWS},
     }
 
 

@@ -39,7 +39,9 @@ def test_every_peer_finds_a_sphere_from_within_and_without(name, offset, side):
         pytest.importorskip("SimpleITK")
     ndim = 2 if peers.PEERS[name].planar else 3
     grid, truth, image = ball((side, 1.0, 1.0)[:ndim], ndim)
-    settings = TUNED[name][f"{ndim}-D, SNR 12"]
+    settings = dict(TUNED[name][f"{ndim}-D, SNR 12"])
+    if "balloon" in settings:
+        settings["balloon"] = 0.0  # without noise nothing stops a balloon that starts outside
     phi = peers.PEERS[name].run(image, truth - offset, grid.spacing_mm, **settings)
     assert phi.shape == truth.shape
     assert phi[truth < -3].max() < 0 < phi[truth > 3].min()
