@@ -22,7 +22,7 @@ BLOCK = 4.0  # edge of the blocks in which moments are summed, in largest spacin
 PSF_RANGE = np.array([0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2])
 NORMAL_MAD = 1.4826  # median absolute deviation to standard deviation
 RIDGE = 2.0  # pseudo-samples that pull an empty neighbourhood to the global intensities
-DEEP = 2.5  # largest spacings below the wall: the flow deeper in follows no simple law
+DEEP = 1.5  # largest spacings below the wall: the flow deeper in follows no simple law
 CLEAR = 4.0  # in s.d. of the noise: a vector of this length is as long as without it
 FAR_SIGNAL = 30.0  # in s.d. of the noise: beyond, noise makes a vector no longer
 
@@ -33,12 +33,14 @@ Values = NDArray[np.float64]
 class Profile:
     """An image of unit contrast and zero background; all arrays (n,).
 
-    ``inside``, its ``slope`` per mm of outward wall displacement, and the ``weight`` of voxels.
+    ``inside``, its ``slope`` per mm of outward wall displacement, and the ``weight`` of voxels;
+    ``rests`` where the signal outside is known to be zero.
     """
 
     inside: Values
     slope: Values
     weight: Values
+    rests: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,16 +82,17 @@ def flow_profile(band: Band, psf: float) -> Profile:
 
     With z ~ N(0, s²) and d = -(phi + z), E[max(d, 0)] = s φ(a) - phi Φ(-a) and
     E[max(d, 0)²] = (phi² + s²) Φ(-a) - phi s φ(a), a = phi / s. Poiseuille flow in a tube of
-    radius 1/κ has this profile exactly.
+    radius 1/κ has this profile exactly. The blur of a curved wall is that of ``lumen_profile``.
     """
-    s, phi = blur_mm(band, psf), band.phi_mm
+    s = blur_mm(band, psf)
+    phi = band.phi_mm + np.clip(0.5 * (psf**2 + 1.0 / 12.0) * band.bend, -0.5 * s, 0.5 * s)
     bell = np.exp(-0.5 * (phi / s) ** 2) / np.sqrt(2.0 * np.pi)
     share = special.ndtr(-phi / s)
     ramp = s * bell - phi * share
     square = (phi**2 + s**2) * share - phi * s * bell
     kappa = np.clip(band.kappa, 0.0, 1.0 / (DEEP * max(band.spacing)))
     near = phi > -DEEP * max(band.spacing)
-    return Profile(ramp - 0.5 * kappa * square, share - kappa * ramp, near.astype(np.float64))
+    return Profile(ramp - 0.5 * kappa * square, share - kappa * ramp, near.astype(np.float64), True)
 
 
 def fit_appearance(
@@ -173,7 +176,7 @@ def _lengthened(profile: Profile, before: Appearance, parts: int) -> tuple[Value
     """
     signal, mean, spread = vector_lengths(parts)
     noise, contrast = before.noise, before.contrast
-    rest = np.interp(before.outer / noise, mean, signal)
+    rest = np.interp(before.outer / noise, mean, signal) * (not profile.rests)
     clear = rest + contrast * profile.inside / noise
     length = np.interp(np.abs(clear), signal, mean) + np.maximum(np.abs(clear) - FAR_SIGNAL, 0.0)
     base = np.interp(rest, signal, mean)

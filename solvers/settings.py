@@ -23,7 +23,7 @@ class RefineSettings(Settings):
     """Half-width of the trusted band."""
     psf: Annotated[float, Field(gt=0, le=3.0)] | None = None
     """S.d. of the point spread in voxels without the voxel box; estimated if absent."""
-    means_length: Annotated[float, Field(ge=2.0, le=1000.0)] = 8.0
+    means_length: Annotated[float, Field(ge=2.0, le=1000.0)] = 4.0
     """Length over which the intensities of lumen and surroundings may vary."""
     tolerance: Annotated[float, Field(gt=0, lt=1.0)] = 0.01
     """Stop when the root-mean-square step is shorter."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from wall_error import REPORTED, RESULTS, TUNING, cases, in_parallel
+from scenes import REPORTED, RESULTS, TUNING, cases, in_parallel
 
 from vesselseg import metrics
 from vesselseg.calibration import FILE, Calibration, mean_radius_voxels
