@@ -11,7 +11,6 @@ from vesselseg.errors import NumericalError
 
 from .appearance import (
     Appearance,
-    Profile,
     estimate_psf,
     fit_appearance,
     flow_profile,
@@ -142,15 +141,12 @@ def see(problem: Problem, band: Band, psf: float) -> View:
 def observe(problem: Problem, band: Band, psf: float) -> tuple[Appearance, ...]:
     """Fit the model of the scan and those of the images of the blood's speed."""
     means = problem.settings.means_length * problem.unit
-    parts = noise_parts(problem.image)
-    scan = fit_appearance(problem.image, band, lumen_profile(band, psf), means, parts)
-    flow: Profile | None = flow_profile(band, psf) if problem.channels else None
-    speeds = [
-        fit_appearance(channel, band, flow, means, problem.wall_dims + 1)
-        for channel in problem.channels
-        if flow is not None
-    ]
-    return scan, *speeds
+    seen = [(problem.image, lumen_profile(band, psf), noise_parts(problem.image))]
+    for channel in problem.channels:
+        seen.append((channel, flow_profile(band, psf), problem.wall_dims + 1))
+    return tuple(
+        fit_appearance(image, band, profile, means, parts) for image, profile, parts in seen
+    )
 
 
 def linearise(band: Band, looks: tuple[Appearance, ...], owner: NDArray[np.int32]) -> Data:

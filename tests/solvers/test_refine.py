@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+import numba
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -50,20 +51,23 @@ def refined(name, snr=None, seed=3):
 
 @pytest.mark.parametrize("name", CASES)
 def test_without_noise_the_wall_is_found(name):
-    """Bias <= 0.01 and rms <= 0.02 of the largest spacing, from a start of 0.3 rms."""
+    """Bias <= 0.005 (0.006 on anisotropic voxels) and rms <= 0.01 (0.02) of the largest spacing,
+    from a start of 0.3 rms."""
     phi, image, start, result = refined(name)
     unit = image.grid.h_max
     errors = metrics.wall_errors(result.level_set.phi_mm, phi, image.grid)
     assert metrics.wall_errors(start.phi_mm, phi, image.grid)["rms_mm"] >= 0.25 * unit
-    assert abs(errors["bias_mm"]) <= 0.01 * unit
-    assert errors["rms_mm"] <= 0.02 * unit
+    cubic = np.ptp(image.grid.spacing_mm) == 0.0
+    assert abs(errors["bias_mm"]) <= (0.005 if cubic else 0.006) * unit
+    assert errors["rms_mm"] <= (0.01 if cubic else 0.02) * unit
     assert result.converged
     assert result.estimates["psf_voxels"] == pytest.approx(0.6, abs=0.03)
 
 
 def test_with_noise_the_wall_beats_start_and_isosurface_and_knows_its_error():
     """SNR 6, three draws: better than the start and the 0.5 isosurface of the filtered image;
-    two standard deviations hold the truth for at least 85 % of the wall on average."""
+    normals within 3 degrees rms; the standard deviations hold what they should on average (the
+    shares scatter by 5 % from draw to draw)."""
     covered = []
     for seed in range(3):
         phi, image, start, result = refined("torus", 6.0, seed)
@@ -75,12 +79,17 @@ def test_with_noise_the_wall_beats_start_and_isosurface_and_knows_its_error():
             metrics.wall_errors(field, phi, image.grid)["rms_voxel"]
             for field in (result.level_set.phi_mm, start.phi_mm, peer)
         )
-        assert rms <= 0.35 * was
-        assert rms <= 0.8 * iso
+        assert rms <= 0.2 * was
+        assert rms <= 0.5 * iso
+        assert (
+            metrics.wall_errors(result.level_set.phi_mm, phi, image.grid)["normal_rms_deg"] <= 3.0
+        )
         assert result.estimates["noise"] == pytest.approx(0.7 / 6.0, rel=0.1)
         cover = metrics.coverage(result.level_set.phi_mm, phi, result.sigma_mm, image.grid)
-        covered.append(cover["within_2"])
-    assert np.mean(covered) >= 0.85
+        covered.append((cover["within_1"], cover["within_2"]))
+    one, two = np.mean(covered, axis=0)
+    assert 0.6 <= one <= 0.8
+    assert 0.9 <= two <= 0.99
 
 
 def test_where_the_image_shows_nothing_the_standard_deviation_is_the_starts():
@@ -103,6 +112,83 @@ def test_where_the_image_shows_nothing_the_standard_deviation_is_the_starts():
     assert np.median(result.sigma_mm[near & (x < -18.0)]) <= 0.5 * 0.6
     moved = np.abs(result.level_set.phi_mm - phi)[near & (x > 18.0)]
     assert moved.max() <= 0.35 * 0.6
+
+
+def noisy(name, model, seed):
+    """Bias and rms in voxels, coverage of two s.d. and estimates of a refined noisy case."""
+    shape, radius, spacing, options = CASES[name]
+    shape = phantoms.make(shape, radius=radius, **options)
+    grid = shape.grid(spacing)
+    phi, image = shape.phi(grid), render_phantom(shape, grid, model, seed)
+    start = LevelSet((phi + 0.7 * wave(grid)).astype(np.float32), grid, 4.5)
+    result = refine(start, image)
+    errors = metrics.wall_errors(result.level_set.phi_mm, phi, grid)
+    return errors["bias_voxel"], errors["rms_voxel"], result
+
+
+def test_a_bias_field_costs_no_bias():
+    """Intensities that vary by a quarter: the mean wall stays within 0.02 voxel at SNR 12."""
+    model = ForwardModel(snr=12.0, psf_voxels=0.6, bias=0.25)
+    found = [noisy("torus", model, seed)[0] for seed in range(3)]
+    assert abs(np.mean(found)) <= 0.02
+
+
+@pytest.mark.parametrize("snr", [2.0, 3.0])
+def test_noise_that_lengthens_a_magnitude_does_not_shrink_the_lumen(snr, monkeypatch):
+    """Rician noise: without its mean in the model the lumen shrinks by three times as much.
+
+    The mean of three draws scatters by 0.02 voxel at SNR 2. The noise is that of each part.
+    """
+    model = ForwardModel(snr=snr, psf_voxels=0.6, noise="rician")
+    known = [noisy("torus", model, seed) for seed in range(3)]
+    monkeypatch.setattr("vesselseg.solvers.step.noise_parts", lambda image: 1)
+    plain = [noisy("torus", model, seed) for seed in range(3)]
+    bias, naive = (np.mean([row[0] for row in rows]) for rows in (known, plain))
+    assert naive >= 0.05
+    assert abs(bias) <= naive / 3.0
+    assert np.mean([row[1] for row in known]) <= np.mean([row[1] for row in plain])
+    noise = np.mean([row[2].estimates["noise"] for row in known])
+    assert noise == pytest.approx(0.7 / snr, rel=0.05)
+
+
+def speed_image(shape, grid, noise, seed, fine=3):
+    """Speed of Poiseuille flow in a tube, blurred like the scan, each component with noise."""
+    steps = [(np.arange(n * fine) + 0.5) / fine - 0.5 for n in grid.shape_kji]
+    phi = shape.sdf(grid.world(np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1)))
+    radius = -phi.min()
+    speed = gaussian_filter(1.0 - (1.0 - np.clip(-phi / radius, 0.0, 1.0)) ** 2, 0.6 * fine)
+    voxels = speed.reshape([m for n in grid.shape_kji for m in (n, fine)]).mean(axis=(1, 3, 5))
+    draw = np.random.default_rng(seed)
+    parts = [c * voxels + noise * draw.normal(size=voxels.shape) for c in (0.36, 0.48, 0.8)]
+    return Volume(np.sqrt(np.sum(np.square(parts), axis=0)), grid)
+
+
+def test_a_speed_image_beside_the_scan_sharpens_the_wall():
+    """Three draws at SNR 3: smaller rms error and s.d. than the scan alone, and both honest."""
+    shape = phantoms.make("tube", radius=4.0)
+    grid = shape.grid(1.0)
+    phi = shape.phi(grid)
+    start = LevelSet((phi + 0.7 * wave(grid)).astype(np.float32), grid, 4.5)
+    rows = {"alone": [], "both": []}
+    for seed in range(3):
+        image = render_phantom(shape, grid, ForwardModel(snr=3.0, psf_voxels=0.6), seed)
+        speed = speed_image(shape, grid, 0.08, seed)
+        for name, channels in (("alone", []), ("both", [speed])):
+            result = refine(start, image, channels=channels)
+            errors = metrics.wall_errors(result.level_set.phi_mm, phi, grid)
+            cover = metrics.coverage(result.level_set.phi_mm, phi, result.sigma_mm, grid)
+            row = (
+                errors["rms_voxel"],
+                cover["sigma_mean_mm"],
+                cover["within_2"],
+                errors["bias_voxel"],
+            )
+            rows[name].append(row)
+    alone, both = np.mean(rows["alone"], axis=0), np.mean(rows["both"], axis=0)
+    assert both[0] <= 0.85 * alone[0]
+    assert both[1] <= 0.75 * alone[1]
+    assert both[2] >= 0.85
+    assert abs(both[3]) <= 0.03
 
 
 @pytest.mark.parametrize(
@@ -128,6 +214,18 @@ def test_two_runs_are_equal_to_the_last_bit():
     assert np.array_equal(again.sigma_mm, result.sigma_mm)
     assert again.history == result.history
     assert again.estimates == result.estimates
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="started with one thread")
+def test_the_number_of_threads_does_not_matter():
+    """P-26: one thread gives the same bits as all."""
+    _, image, start, _ = refined("torus", 6.0, 0)
+    runs = []
+    for count in (1, numba.config.NUMBA_NUM_THREADS):
+        numba.set_num_threads(count)
+        runs.append(refine(start, image))
+    assert np.array_equal(runs[0].level_set.phi_mm, runs[1].level_set.phi_mm)
+    assert np.array_equal(runs[0].sigma_mm, runs[1].sigma_mm)
 
 
 def test_the_result_is_a_distance_and_the_inputs_are_untouched():
