@@ -164,19 +164,19 @@ def advect_tiles(
     for t in prange(tiles.size):
         k0, j0, i0 = tile_origin(tiles[t], ny, nx)
         count = np.uint64(min(TILE[2], nx - i0))
-        rate = np.zeros(TILE[2], phi.dtype)
-        new = np.zeros(TILE[2], phi.dtype)
-        motion = np.zeros((5, TILE[2]), phi.dtype)
+        motion = np.zeros((7, TILE[2]), phi.dtype)
+        rate = motion[5]
+        new = motion[6]
         if speed.size == 1:
             motion[0, :] = speed[0]
         if bend.size == 1:
             motion[4, :] = bend[0]
-        block = np.empty(BLOCK, phi.dtype)
         field = flat
         sz, sy = np.uint64(ny * nx), np.uint64(nx)
         start = np.uint64((k0 * ny + j0) * nx + i0)
         free = min(k0, min(j0, i0)) >= HALO and k0 + TILE[0] + HALO <= nz
         if not (free and j0 + TILE[1] + HALO <= ny and i0 + TILE[2] + HALO <= nx):
+            block = np.empty(BLOCK, phi.dtype)
             load_block(phi, k0, j0, i0, block)
             field = block.reshape(block.size)
             sz, sy = np.uint64(BLOCK[1] * BLOCK[2]), np.uint64(BLOCK[2])

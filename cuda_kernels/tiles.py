@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit, prange
 
 from .jit import compiled
-from .stencils import Array, Index
+from .stencils import Array, Index, Real
 
 TILE = (8, 8, 16)
 ROWS = TILE[0] * TILE[1]
@@ -112,6 +112,32 @@ def copy_tiles(source: Array, tiles: Array, out: Array) -> None:
                     out[k, j, i] = source[k, j, i]
 
 
+@njit(error_model="numpy", forceinline=True)
+def go_on(flat: Array, at: Index, anchor: Index, inner: Index, far: Real, count: Index) -> None:
+    """Continue samples along the straight line through those at ``inner`` and ``anchor``."""
+    for i in range(count):
+        flat[at + i] = flat[anchor + i] + far * (flat[anchor + i] - flat[inner + i])
+
+
+@njit(error_model="numpy", forceinline=True)
+def extend(flat: Array, at: Index, step: Index, low: int, high: int, size: int, run: Index) -> None:
+    """Continue entries low to high - 1 of ``size``, each ``run`` samples, by HALO on either side.
+
+    Entry m starts at ``at + m step``. A single entry is repeated.
+    """
+    if high <= low:
+        return
+    one = 1 if high > low + 1 else 0
+    for m in range(max(low - HALO, 0), low):
+        anchor = at + np.uint64(low) * step
+        inner = at + np.uint64(low + one) * step
+        go_on(flat, at + np.uint64(m) * step, anchor, inner, flat.dtype.type(low - m), run)
+    for m in range(high, min(high + HALO, size)):
+        anchor = at + np.uint64(high - 1) * step
+        inner = at + np.uint64(high - 1 - one) * step
+        go_on(flat, at + np.uint64(m) * step, anchor, inner, flat.dtype.type(m - high + 1), run)
+
+
 @njit(error_model="numpy")
 def load_block(phi: Array, k0: int, j0: int, i0: int, block: Array) -> None:
     """Copy a tile and its neighbours; beyond the faces phi goes on along straight lines.
@@ -121,30 +147,25 @@ def load_block(phi: Array, k0: int, j0: int, i0: int, block: Array) -> None:
     """
     nz, ny, nx = phi.shape
     dz, dy, dx = BLOCK
+    flat = phi.reshape(phi.size)
+    out = block.reshape(block.size)
+    sz, sy, one = np.uint64(dy * dx), np.uint64(dx), np.uint64(1)
     k0 -= HALO
     j0 -= HALO
     i0 -= HALO
-    for k in range(max(-k0, 0), min(nz - k0, dz)):
-        for j in range(max(-j0, 0), min(ny - j0, dy)):
-            for i in range(max(-i0, 0), min(nx - i0, dx)):
-                block[k, j, i] = phi[k0 + k, j0 + j, i0 + i]
-            extend_line(block[k, j], -i0, nx)
-        for i in range(dx):
-            extend_line(block[k, :, i], -j0, ny)
-    for j in range(dy):
-        for i in range(dx):
-            extend_line(block[:, j, i], -k0, nz)
-
-
-@njit(error_model="numpy")
-def extend_line(line: Array, first: int, n: int) -> None:
-    """Continue n samples, of which the first would lie at ``first``, to both ends of a line."""
-    last = first + n - 1
-    step = min(n - 1, 1)
-    for i in range(first):
-        line[i] = line[first] + (first - i) * (line[first] - line[first + step])
-    for i in range(max(last + 1, 0), line.size):
-        line[i] = line[last] + (i - last) * (line[last] - line[last - step])
+    k1, k2 = max(-k0, 0), min(nz - k0, dz)
+    j1, j2 = max(-j0, 0), min(ny - j0, dy)
+    i1, i2 = max(-i0, 0), min(nx - i0, dx)
+    for k in range(k1, k2):
+        plane = np.uint64(k) * sz
+        for j in range(j1, j2):
+            row = plane + np.uint64(j) * sy
+            home = np.uint64(((k0 + k) * ny + j0 + j) * nx + i0 + i1)
+            for i in range(np.uint64(i2 - i1)):
+                out[row + np.uint64(i1) + i] = flat[home + i]
+            extend(out, row, one, i1, i2, dx, one)
+        extend(out, plane, sy, j1, j2, dy, sy)
+    extend(out, np.uint64(0), sz, k1, k2, dz, sz)
 
 
 @njit(error_model="numpy")

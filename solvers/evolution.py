@@ -19,6 +19,7 @@ from .schemes import SCHEMES, Scheme
 from .tiles import Tiles, collect_tiles, watch_band
 
 CFL = 0.5
+SLACK = 1e-6  # of the step limit: speeds are rounded to the type of phi
 CHECK_EVERY = 10
 NARROWEST = 3.0  # half-width of a band in largest spacings: the stencils of the wall's neighbours
 REACH = 1.0  # smallest spacings between the wall and the rim of its band
@@ -154,7 +155,7 @@ def advect(
     tiles = collect_tiles(field, math.inf if band_mm is None else float(band_mm))
     limit = motion.time_step(tiles, spacing)
     step = min(limit, time) if time_step is None else float(time_step)
-    if not 0.0 < step <= limit * (1.0 + 1e-9) and time > 0.0:
+    if not 0.0 < step <= limit * (1.0 + SLACK) and time > 0.0:
         fault = "time step over the CFL limit" if step > limit else "bad time step"
         raise ConfigError(fault, found=step, need=f"> 0 and <= {limit:.6g}")
     count = math.ceil(time / step - 1e-9) if time > 0.0 and math.isfinite(limit) else 0

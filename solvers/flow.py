@@ -67,25 +67,25 @@ def flow_step(problem: Problem, state: State) -> State:
 
 
 def prepared(problem: Problem) -> tuple[NDArray, ...]:
-    """Return what an energy needs of the image alone: edge function and velocity of ``gac``."""
-    if problem.settings.energy != "gac":
+    """Return the fields that an energy takes from the image alone: V, u and b of ``gac``.
+
+    V = ν g, u = -h ∇g, b = α h g (Caselles, Kimmel & Sapiro 1997, eq. 18).
+    """
+    settings = problem.settings
+    if settings.energy != "gac":
         return ()
     near = collect_tiles(problem.start, 2.0 * problem.unit).index()
-    edge = edge_map(problem.image, near, problem.settings.edge_width, problem.spacing)
-    return edge, downhill(edge, problem.spacing, problem.wall_dims + 1)
+    edge = edge_map(problem.image, near, settings.edge_width, problem.spacing)
+    velocity = downhill(edge, problem.spacing, problem.wall_dims + 1)
+    flat = edge.reshape(-1).astype(problem.start.dtype)
+    bend = settings.smoothing * min(problem.spacing) * flat if settings.smoothing else flat[:0]
+    speed = settings.balloon * flat if settings.balloon else flat[:0]
+    return speed, velocity.astype(problem.start.dtype, copy=False), bend
 
 
 def gac(problem: Problem, phi: NDArray, tiles: Tiles, fields: tuple[NDArray, ...]) -> Motion:
-    """Geodesic active contour: V = ν g, u = -h ∇g, b = α h g (Caselles et al. 1997, eq. 18)."""
-    edge, velocity = fields
-    flat = edge.reshape(-1).astype(phi.dtype, copy=False)
-    bend = problem.settings.smoothing * min(problem.spacing)
-    none = np.empty(0, phi.dtype)
-    return Motion(
-        problem.settings.balloon * flat if problem.settings.balloon else none,
-        velocity.astype(phi.dtype, copy=False),
-        bend * flat if bend else none,
-    )
+    """Geodesic active contour: what ``prepared`` took from the image."""
+    return Motion(*fields)
 
 
 def chan_vese(problem: Problem, phi: NDArray, tiles: Tiles, fields: tuple[NDArray, ...]) -> Motion:

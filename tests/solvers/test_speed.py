@@ -1,4 +1,4 @@
-"""Laws of the flows: they find the wall, local means follow a bias field, a given speed is exact."""
+"""Laws of the flows: they find the wall, also under a bias field; a given speed is exact."""
 
 from functools import lru_cache
 
