@@ -122,6 +122,10 @@ def segment(terminal: Terminal, options: Options) -> None:
     terminal.warn(note for note in found.notes if note not in volume.notes)
     fields: dict[str, Any] = {"prob": found.values, "phi": found.phi_mm, "sigma": found.sigma_mm}
     fields["mask"] = found.values > 0.5  # exactly a half is outside
+    lacking = [name for name in targets if fields[name] is None]
+    if lacking:
+        need = "--save of prob,mask, or a network with a distance, of the scan's dimensions"
+        raise ConfigError(f"this network gives no {lacking[0]}", path=options.model, need=need)
     for name, path in targets.items():
         write_image(path, fields[name], volume.grid, overwrite=options.overwrite)
     paths = {name: str(path) for name, path in targets.items()}
@@ -144,10 +148,9 @@ def saved(options: Options) -> dict[str, Path]:
 def train(terminal: Terminal, options: Options) -> None:
     """Train a network on synthetic scans; ``--set network=NAME`` picks it, see ``models``."""
     limits(options)
-    from .infer import require_device
     from .io.atomic import check_folder
     from .pipeline import train as run
-    from .training import TrainConfig
+    from .training import TrainConfig, require
 
     given = {
         "seed": options.seed,
@@ -158,7 +161,7 @@ def train(terminal: Terminal, options: Options) -> None:
         "device": network_device(options),
     }
     config = settings(TrainConfig, options, given)
-    require_device(config.device)
+    require(config)
     if options.dry_run:
         plan({}, config.model_dump(mode="json"), 0)
         return

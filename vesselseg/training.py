@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -40,8 +39,7 @@ TIMED_STEPS = 8
 class TrainConfig(optim.OptimSettings):
     """Settings of ``fit``; give ``steps`` or ``hours``, which is turned into steps once.
 
-    ``options`` are those of the network, ``losses`` the weights of the terms and ``loss`` their
-    constants. A validation, every ``validate_every`` steps, is what other programs call an epoch.
+    ``options``: those of the network; ``losses``: weights of the terms; ``loss``: their constants.
     """
 
     seed: int = 0
@@ -69,9 +67,9 @@ class TrainConfig(optim.OptimSettings):
     def _one_length(self) -> TrainConfig:
         if (self.steps is None) == (self.hours is None):
             raise ValueError("give either steps or hours")
-        for name in sorted(losses.NEED_DISTANCE & set(self.losses)):
-            if not self.distance:
-                raise ValueError(f"loss '{name}' needs distance = true")
+        blind = sorted(losses.NEED_DISTANCE & set(self.losses))
+        if blind and not self.distance:
+            raise ValueError(f"loss '{blind[0]}' needs distance = true")
         return self
 
     @property
@@ -125,29 +123,25 @@ def fit(
 
     Raises
     ------
+    ConfigError, EnvironmentFault
+        See ``require``.
     NumericalError
         If a term of the loss is not finite; it is named.
-    EnvironmentFault
-        If the configuration asks for a CUDA device that PyTorch cannot use.
     KeyboardInterrupt
         On SIGTERM, after the state is saved.
     """
-    require_device(config.device)
-    for name in config.losses:
-        losses.find(name)
+    require(config)
     output.mkdir(parents=True, exist_ok=True)
     previous = checkpoint.load(output / "last.json") if resume else None
     config = with_steps(config, case, previous)
     state = restore(config, previous, output) if previous else fresh(config)
     if optim.gave_up(config, state.validated):
         return output / "best.json"
-    steps = config.steps or 0
-    saved = time.monotonic()
+    steps, saved = config.steps or 0, time.monotonic()
     with sigterm() as stopped:
         for batch in batches(config, case, state.step):
             row = train_step(config, state, batch)
-            ends = state.step == steps
-            if ends or state.step % config.validate_every == 0:
+            if (ends := state.step == steps) or state.step % config.validate_every == 0:
                 row |= validate(config, case, state.ema)
                 write_best(config, state, row, output)
                 ends = ends or optim.gave_up(config, state.validated)
@@ -162,6 +156,15 @@ def fit(
             if stopped.is_set():
                 raise KeyboardInterrupt
     return output / "best.json"
+
+
+def require(config: TrainConfig) -> None:
+    """Refuse, before any folder is made, a device, loss or network that there is not."""
+    require_device(config.device)
+    for name in config.losses:
+        losses.find(name)
+    with torch.device("meta"):
+        nets.create(**config.architecture)
 
 
 def fresh(config: TrainConfig) -> State:
@@ -203,12 +206,11 @@ def with_steps(
     if previous is not None:
         return config.model_copy(update={"steps": previous.card["steps"]})
     timed = config.model_copy(update={"steps": TIMED_STEPS})
-    seconds, state, then = [], fresh(timed), time.monotonic()
+    state, clock = fresh(timed), [time.monotonic()]
     for batch in batches(timed, case, 0):
         train_step(timed, state, batch)
-        seconds.append(time.monotonic() - then)
-        then = time.monotonic()
-    steps = 3600.0 * (config.hours or 0.0) / statistics.median(seconds)
+        clock.append(time.monotonic())
+    steps = 3600.0 * (config.hours or 0.0) / np.median(np.diff(clock))
     return config.model_copy(update={"steps": max(1, int(steps))})
 
 
@@ -244,7 +246,7 @@ def evaluate(
     """Return the heads, the target and the weighted terms of the loss."""
     image, *truth = (t.to(config.device) for t in batch)
     low = nets.bf16_pays(config.device) if config.bf16 is None else config.bf16
-    with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=low):
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=low):
         output = net(image)
     heads, target = nets.heads(output, config.classes), losses.Target(*truth)
     return heads, target, losses.parts(heads, target, config.losses, config.loss)
@@ -258,8 +260,8 @@ def validate(config: TrainConfig, case: CaseSource, net: nn.Module) -> dict[str,
     for index in range(config.validation_cases):
         image, phi, line, labels = (t[None] for t in data[index])
         heads, target, terms = evaluate(config, net, (image, phi, line, labels))
-        rows.append({"val_loss": sum(t.item() for t in terms.values())})
-        rows[-1] |= losses.scores(heads, target)
+        total = sum(t.item() for t in terms.values())
+        rows.append({"val_loss": total, **losses.scores(heads, target)})
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 

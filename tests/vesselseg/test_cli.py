@@ -156,6 +156,39 @@ def test_a_network_device_is_checked_before_any_work(capfd, tmp_path, argv, code
     assert list(tmp_path.iterdir()) == []
 
 
+UNFIT = {
+    "network": ("network=segnett", "did you mean 'segnet'"),
+    "option": ("options.size=huge", "option 'size'"),
+    "loss": ("losses={dise=1.0}", "unknown loss 'dise'"),
+    "patience": ("early_stopping=3", "patience 10 must be smaller than early_stopping 3"),
+}
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_training_refuses_what_there_is_not_before_it_makes_a_folder(capfd, tmp_path, what):
+    change, words = UNFIT[what]
+    argv = ["train", "-o", tmp_path / "run", "--steps", 1, "--set", "scheduler=plateau"]
+    code, _, (line,) = run(capfd, *argv, "--set", change)
+    assert (code, words in line) == (2, True), line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_without_a_distance_gives_no_phi(capfd, folder, tmp_path):
+    from vesselseg import nets
+    from vesselseg.nets import checkpoint
+
+    architecture = {"name": "vesselnet", "dims": 2, "size": "tiny", "distance": False}
+    card = {"architecture": architecture | {"in_channels": 1, "classes": 1}}
+    path = checkpoint.save(tmp_path / "net", nets.create(**architecture).state_dict(), card)
+    out = tmp_path / "made"
+    out.mkdir()
+    argv = ["segment", "-i", folder / "scan.nii.gz", "-o", out / "p.nii.gz", "--model", path]
+    code, _, err = run(capfd, *argv, "--save", "prob,phi")
+    assert (code, "gives no phi" in err[-1]) == (2, True)
+    assert list(out.iterdir()) == []
+    assert run(capfd, *argv, "--save", "prob,mask")[0] == 0
+
+
 def test_training_refuses_a_device_before_it_makes_a_folder(capfd, tmp_path):
     argv = ["train", "-o", tmp_path / "run", "--steps", 1, "--device", "cuda:999"]
     code, _, (line,) = run(capfd, *argv)
