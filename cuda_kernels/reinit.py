@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from numba import njit, prange
 
 from .jit import compiled
@@ -88,7 +89,7 @@ def wall_arms(phi: Array, index: Array, arms: Array, distance: Array, spacing: A
                 step = 2 * up - 1
                 arms[n, 2 * axis + up] = h
                 there = sample(phi, k, j, i, axis, step)
-                if (there < 0.0) == (here < 0.0):
+                if (there < 0.0) == (here < 0.0) and (there > 0.0) == (here > 0.0):
                     continue
                 behind = sample(phi, k, j, i, axis, -step)
                 beyond = sample(phi, k, j, i, axis, 2 * step)
@@ -108,6 +109,29 @@ def wall_arms(phi: Array, index: Array, arms: Array, distance: Array, spacing: A
             if nearest < math.inf:
                 plane += 1.0 / (nearest * nearest)
         distance[n] = 1.0 / math.sqrt(plane)
+
+
+@compiled()
+def next_ring(
+    label: Array, index: Array, distance: Array, first: int, last: int, reach: float
+) -> Array:
+    """Label and list the unknown 26-neighbours of those entries first..last within the reach."""
+    nz, ny, nx = label.shape
+    found = np.empty((26 * (last - first), 3), np.int32)
+    count = 0
+    for n in range(first, last):
+        if distance[n] > reach:
+            continue
+        for k in range(max(index[n, 0] - 1, 0), min(index[n, 0] + 2, nz)):
+            for j in range(max(index[n, 1] - 1, 0), min(index[n, 1] + 2, ny)):
+                for i in range(max(index[n, 2] - 1, 0), min(index[n, 2] + 2, nx)):
+                    if label[k, j, i] == 0:
+                        found[count, 0] = k
+                        found[count, 1] = j
+                        found[count, 2] = i
+                        count += 1
+                        label[k, j, i] = last + count
+    return found[:count].copy()
 
 
 @compiled(parallel=True)
@@ -132,11 +156,11 @@ def chain_distance(
             for b in range(max(j - 1, 0), min(j + 2, ny)):
                 for a in range(max(i - 1, 0), min(i + 2, nx)):
                     m = label[c, b, a]
-                    if m >= 0 and m < first:
+                    if m > 0 and m <= first:
                         dz = (c - k) * hz
                         dy = (b - j) * hy
                         dx = (a - i) * hx
-                        best = min(best, distance[m] + math.sqrt(dz * dz + dy * dy + dx * dx))
+                        best = min(best, distance[m - 1] + math.sqrt(dz * dz + dy * dy + dx * dx))
         distance[n] = best
 
 

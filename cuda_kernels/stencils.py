@@ -93,26 +93,3 @@ def upwind_sq(left: Real, right: Real, outward: bool) -> Real:
     a = a if a > ZERO else ZERO * a
     b = b if b < ZERO else ZERO * b
     return a * a if a * a > b * b else b * b
-
-
-@njit(error_model="numpy", forceinline=True)
-def lagrange_weights(t: float) -> tuple[float, ...]:
-    """Weights of the cubic through samples -1, 0, 1, 2 at t, and of its derivative."""
-    u = 1.0 - t
-    w0 = -t * u * (1.0 + u) / 6.0
-    w1 = (1.0 + t) * u * (1.0 + u) / 2.0
-    w2 = (1.0 + u) * t * (1.0 + t) / 2.0
-    w3 = -t * u * (1.0 + t) / 6.0
-    d0 = (-3.0 * t * t + 6.0 * t - 2.0) / 6.0
-    d1 = (3.0 * t * t - 4.0 * t - 1.0) / 2.0
-    d2 = (-3.0 * t * t + 2.0 * t + 2.0) / 2.0
-    d3 = (3.0 * t * t - 1.0) / 6.0
-    return w0, w1, w2, w3, d0, d1, d2, d3
-
-
-@njit(error_model="numpy", forceinline=True)
-def stencil_base(x: float, n: int) -> tuple[int, float]:
-    """First sample and local coordinate of the four-sample stencil, shifted inside the axis."""
-    i = int(np.floor(x)) - 1
-    i = max(min(i, n - 4), 0)
-    return i, x - i - 1.0

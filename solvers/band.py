@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vesselseg.cuda_kernels import closest_point as cp_kernels
 from vesselseg.cuda_kernels import wall as kernels
 
-from .redistancing import ClosestPoints, closest_points
+from .redistancing import ClosestPoints, closest_points, signed_distance
 
 CORE = 1.5  # half-width, in largest spacings, of the layer that carries the displacement
 
@@ -61,7 +60,8 @@ class Band:
         kernels.scatter(core, np.arange(self.core, dtype=np.int32), label)
         table = np.empty((self.core, 6), dtype=np.int32)
         kernels.wall_neighbours(label, core, self.normal, table)
-        owner = kernels.gather(np.rint(self.points.points).astype(np.int32), label)
+        nearest = np.clip(np.rint(self.points.points), 0, np.subtract(label.shape, 1))
+        owner = kernels.gather(nearest.astype(np.int32), label)
         return table, owner
 
 
@@ -69,16 +69,14 @@ def make_band(phi: NDArray, spacing: tuple[float, ...], band_mm: float) -> Band:
     """Redistance a 3-D field by closest points and collect its band."""
     found = closest_points(phi, spacing, band_mm)
     # The search lists one layer more than the band: differences at its edge see true distances.
-    field = np.empty_like(phi)
-    far = band_mm + 2.0 * max(spacing)
-    cp_kernels.scatter_distance(phi, found.index_kji, found.distance_mm, far, field)
+    field = signed_distance(phi, found, band_mm + 2.0 * max(spacing))
     core_mm = CORE * max(spacing)
     order = np.flatnonzero(found.distance_mm <= band_mm)
     # Memory order within core and rest: neighbours in space are neighbours in the list.
     flat = np.ravel_multi_index(tuple(found.index_kji[order].T), phi.shape)
     order = order[np.lexsort((flat, found.distance_mm[order] > core_mm))]
     found = ClosestPoints(
-        found.index_kji[order], found.points[order], found.distance_mm[order], spacing
+        found.index_kji[order], found.offset[order], found.distance_mm[order], spacing
     )
     n = len(order)
     normal, kappa, bend = np.empty((n, 3)), np.empty(n), np.empty(n)

@@ -160,6 +160,7 @@ def advect(
         raise ConfigError(fault, found=step, need=f"> 0 and <= {limit:.6g}")
     count = math.ceil(time / step - 1e-9) if time > 0.0 and math.isfinite(limit) else 0
     if count > 0:
+        field = field.copy()  # it may be the caller's own array
         march(field, motion, tiles, SCHEMES[scheme], spacing, time / count, count)
     return like_input(field, phi)
 

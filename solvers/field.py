@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vesselseg.cuda_kernels import gate as kernels
 from vesselseg.errors import DataError, NoInterfaceError
 
 SPACING_RANGE_MM = (1e-4, 1e4)
 
 
 def asfield(phi: Any, spacing_mm: float | Sequence[float]) -> tuple[NDArray, tuple[float, ...]]:
-    """Return a finite C-ordered 3-D float copy clipped to the domain diameter, and its spacing.
+    """Return a finite C-ordered 3-D float field clipped to the domain diameter, and its spacing.
 
-    A 2-D field becomes one plane; float64 stays, everything else becomes float32. The input is
-    never modified.
+    A 2-D field becomes one plane; float64 stays, everything else becomes float32. It may be the
+    input itself: nobody may write into it.
     """
     array = np.asarray(phi)
     if array.ndim not in (2, 3) or min(array.shape) < 1:
@@ -31,22 +32,24 @@ def asfield(phi: Any, spacing_mm: float | Sequence[float]) -> tuple[NDArray, tup
     low, high = SPACING_RANGE_MM
     if not np.isfinite(spacing).all() or spacing.min() < low or spacing.max() > high:
         raise DataError("bad spacing_mm", found=spacing.tolist(), need=f"{low} to {high} mm")
-    if not np.isfinite(array).all():
-        raise DataError("non-finite level set", found=int(np.sum(~np.isfinite(array))), need=0)
     diameter = float(np.linalg.norm(np.multiply(array.shape, spacing)))
     wide = array.dtype.kind == "f" and array.dtype.itemsize >= 8
-    dtype = np.float64 if wide else np.float32
-    clipped = np.clip(array, -diameter, diameter).astype(dtype, order="C")
+    field = np.require(array, np.float64 if wide else np.float32, ["C", "A", "W"])
+    if kernels.count_within(field.reshape(-1), -diameter, diameter) < field.size:
+        if not np.isfinite(array).all():
+            bad = int(np.sum(~np.isfinite(array)))
+            raise DataError("non-finite level set", found=bad, need=0)
+        field = np.clip(array, -diameter, diameter).astype(field.dtype, order="C")
     if array.ndim == 2:
-        return clipped[None], (float(spacing.min()), *map(float, spacing))
-    return clipped, tuple(map(float, spacing))
+        return field[None], (float(spacing.min()), *map(float, spacing))
+    return field, tuple(map(float, spacing))
 
 
 def require_interface(phi: NDArray) -> None:
     """Refuse a level set that is nowhere or everywhere negative."""
-    inside = np.count_nonzero(phi < 0)
-    if inside in (0, phi.size):
-        where = "inside" if inside else "outside"
+    low, high = float(phi.min()), float(phi.max())
+    if not low < 0.0 <= high:
+        where = "inside" if low < 0.0 else "outside"
         raise NoInterfaceError(
             "no wall in the level set", found=f"every voxel {where}", need="both signs"
         )

@@ -14,65 +14,101 @@ from vesselseg.errors import ConfigError
 
 from .field import asfield, like_input, require_interface
 from .fmm import redistance_fmm
+from .layers import find_interface
 from .reinitialisation import redistance_pde
 
-MAX_CORRECTIONS = 4
+ROOM = 12  # list entries to make room for, in voxels beside the wall
+MOST_PASSES = 64  # of corrections; each moves a better closest point on by one voxel
 
 
 @dataclass(frozen=True, eq=False)
 class ClosestPoints:
-    """The voxels of a band and their closest points on the wall.
+    """Voxels about the wall and their closest points on it.
 
-    ``index_kji`` (n, 3) int32 voxels, ``points`` (n, 3) float64 index coordinates (z, y, x),
-    ``distance_mm`` (n,) float64 unsigned. ``spacing_mm`` has three entries, also in 2-D.
+    ``index_kji`` (n, 3) int32 voxels, ``offset`` (n, 3) float32 from the voxel to the point in
+    voxels (z, y, x), ``distance_mm`` (n,) float64 unsigned. ``spacing_mm`` has three entries,
+    also in 2-D. A wall that leaves the grid has points beyond its faces.
     """
 
     index_kji: NDArray[np.int32]
-    points: NDArray[np.float64]
+    offset: NDArray[np.float32]
     distance_mm: NDArray[np.float64]
     spacing_mm: tuple[float, ...]
 
-    def extend(self, values: NDArray) -> NDArray:
+    @property
+    def points(self) -> NDArray[np.float64]:
+        """The closest points (n, 3) in index coordinates (z, y, x)."""
+        return np.add(self.index_kji, self.offset, dtype=np.float64)
+
+    def extend(self, values: NDArray) -> NDArray[np.float64]:
         """Sample a 3-D field at the closest points: (n,), constant along normals."""
-        out = np.empty(len(self.points), dtype=np.float64)
-        kernels.sample_at(values, self.points, out)
+        out = np.empty(len(self.offset))
+        kernels.sample_at(values, self.index_kji, self.offset, out)
         return out
 
 
 def closest_points(phi: NDArray, spacing: tuple[float, ...], band: float) -> ClosestPoints:
     """Find the closest wall point of every voxel within the band of a checked 3-D field.
 
-    Voxels beside the wall start at their nearest edge crossing; each further layer starts from
-    the nearest closest point of its neighbours, so two or three Newton steps do. A point that
-    does not converge (crease, medial axis) keeps its neighbour's: a valid upper bound.
+    The list grows outward in shells of one voxel, as in group marching (Kim 2001), each voxel
+    from the closest points of its inner neighbours, so that one Newton step does. A point that
+    does not converge (crease, medial axis) keeps its neighbour's: a valid upper bound. The list
+    ends with a layer of voxels beyond the band.
     """
     limits, phi = phi.shape, _at_least_four(phi)
-    label = np.full(phi.shape, kernels.OUTSIDE, dtype=np.int32)
-    index = kernels.find_interface(phi, label)
-    points = np.empty((len(index), 3))
-    distance = np.empty(len(index))
-    kernels.seed_closest(phi, index, points, distance, *spacing)
-    first, last = 0, len(index)
-    while last > first:
-        found = kernels.next_layer(label, index, distance, first, last, band)
-        index = np.concatenate([index, found])
-        points = np.concatenate([points, np.empty((len(found), 3))])
-        distance = np.concatenate([distance, np.empty(len(found))])
-        first, last = last, len(index)
-        kernels.grow_closest(phi, label, index, points, distance, first, last, *spacing)
-    for _ in range(MAX_CORRECTIONS):
-        new_points, new_distance = np.empty_like(points), np.empty_like(distance)
-        changed = kernels.correct_closest(
-            phi, label, index, points, distance, new_points, new_distance, *spacing
-        )
-        points, distance = new_points, new_distance
-        if not changed:
-            break
+    label, index = find_interface(phi)
+    count, shell = len(index), min(spacing)
+    # Memory that is never written costs nothing: room for a usual band avoids later copies.
+    offset, distance = np.empty((ROOM * count, 3), np.float32), np.empty(ROOM * count)
+    kernels.seed_closest(phi, index, offset, distance, *spacing)
+    waiting, level = np.arange(count, dtype=np.int32), 0.0
+    while len(waiting):
+        level, first = level + shell, count
+        index, waiting, count = kernels.next_layer(label, index, distance, waiting, first, level)
+        offset, distance = _room(offset, count), _room(distance, count)
+        kernels.grow_closest(phi, label, index, offset, distance, first, count, band, *spacing)
+        new = np.arange(first, count, dtype=np.int32)
+        waiting = np.concatenate([waiting, new[distance[first:count] <= band]])
+    index, offset, distance = index[:count], offset[:count], distance[:count]
+    _correct(phi, label, index, offset, distance, band, spacing)
     if limits != phi.shape:
         real = (index < limits).all(axis=1)
-        index, distance = index[real], distance[real]
-        points = np.minimum(points[real], np.subtract(limits, 1.0))
-    return ClosestPoints(index, points, distance, spacing)
+        index, offset, distance = index[real], offset[real], distance[real]
+    return ClosestPoints(index, offset, distance, spacing)
+
+
+def _correct(
+    phi: NDArray,
+    label: NDArray,
+    index: NDArray,
+    offset: NDArray,
+    distance: NDArray,
+    band: float,
+    spacing: tuple[float, ...],
+) -> None:
+    """Let nearer closest points replace others, neighbour by neighbour, where fronts met."""
+    improvable = np.empty(len(index), np.bool_)
+    for _ in range(MOST_PASSES):
+        kernels.find_improvable(label, index, offset, distance, improvable, *spacing)
+        which = np.flatnonzero(improvable)
+        if not len(which):
+            return
+        new_offset, new_distance = np.empty((len(which), 3), np.float32), np.empty(len(which))
+        kernels.improve_closest(
+            phi, label, index, offset, which, new_offset, new_distance, *spacing
+        )
+        offset[which], distance[which] = new_offset, new_distance
+        reached = which[new_distance <= band]
+        label[tuple(index[reached].T)] = reached + 1
+
+
+def _room(array: NDArray, count: int) -> NDArray:
+    """Return the array with room for at least ``count`` rows."""
+    if len(array) >= count:
+        return array
+    longer = np.empty((max(count, 2 * len(array)), *array.shape[1:]), array.dtype)
+    longer[: len(array)] = array
+    return longer
 
 
 def redistance(
@@ -123,8 +159,14 @@ def redistance(
 
 def _by_closest_point(phi: NDArray, spacing: tuple[float, ...], band: float) -> NDArray:
     found = closest_points(phi, spacing, band)
+    return signed_distance(phi, found, band)
+
+
+def signed_distance(phi: NDArray, found: ClosestPoints, far: float) -> NDArray:
+    """Field of the listed distances with the signs of phi, ± ``far`` elsewhere and beyond."""
     out = np.empty_like(phi)
-    kernels.scatter_distance(phi, found.index_kji, found.distance_mm, band, out)
+    limit = np.array([far], dtype=phi.dtype)
+    kernels.write_distance(phi, found.index_kji, found.distance_mm, limit, out)
     return out
 
 

@@ -8,9 +8,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from vesselseg.cuda_kernels import closest_point as lists
 from vesselseg.cuda_kernels import reinit as kernels
 
+from .layers import find_interface
 from .schemes import STEADY
 
 CFL = 0.8
@@ -53,14 +53,13 @@ def _band_list(
 
     The third array (m, 6) holds the edge lengths to the wall of the m voxels beside it.
     """
-    label = np.full(phi.shape, lists.OUTSIDE, dtype=np.int32)
-    index = lists.find_interface(phi, label)
+    label, index = find_interface(phi)
     arms, distance = np.empty((len(index), 6)), np.empty(len(index))
     kernels.wall_arms(phi, index, arms, distance, np.asarray(spacing))
     reach = band * path_factor(spacing)
     first, last = 0, len(index)
     while last > first:
-        found = lists.next_layer(label, index, distance, first, last, reach)
+        found = kernels.next_ring(label, index, distance, first, last, reach)
         index = np.concatenate([index, found])
         distance = np.concatenate([distance, np.empty(len(found))])
         first, last = last, len(index)

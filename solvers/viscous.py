@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vesselseg.cuda_kernels import closest_point as lists
 from vesselseg.cuda_kernels import viscous as kernels
 from vesselseg.cuda_kernels.reinit import wall_arms
 from vesselseg.errors import ConfigError, NumericalError
 
 from .field import asfield, like_input
+from .layers import find_interface
 from .redistancing import redistance
 
 MARGIN = 4.0  # in ε: the layer beyond the band in which the rim of the domain is felt
@@ -90,8 +90,8 @@ def solve(
     exact: NDArray[np.float64], index: NDArray[np.int32], spacing: tuple[float, ...], epsilon: float
 ) -> NDArray[np.float64]:
     """Solve for the voxels (n, 3), listed from the wall outward, starting from the distance."""
-    label = np.full(exact.shape, lists.OUTSIDE, dtype=np.int32)
-    walls = lists.find_interface(exact, label)
+    label, walls = find_interface(exact)
+    label -= 1
     arms = np.empty((len(walls), 6))
     wall_arms(exact, walls, arms, np.empty(len(walls)), np.asarray(spacing))
     at = tuple(index.T)

@@ -8,10 +8,12 @@ import pytest
 
 RUN = """
 import numpy as np
-from vesselseg.cuda_kernels.closest_point import OUTSIDE, find_interface
-phi = np.ones((4, 4, 4))
-phi[1, 1, 1] = -1.0
-print(len(find_interface(phi, np.full(phi.shape, OUTSIDE, np.int32))))
+from vesselseg.cuda_kernels.closest_point import count_interface
+sign = np.ones((4, 4, 4), np.int8)
+sign[1, 1, 1] = -1
+count = np.empty((4, 4), np.int64)
+count_interface(sign, count)
+print(count.sum())
 """
 NOTHING_WRITABLE = """
 import tempfile

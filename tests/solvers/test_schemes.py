@@ -57,22 +57,6 @@ def test_godunov_takes_the_upwind_side(left, right, outward, inward):
         left == right else inward)  # fmt: skip
 
 
-def test_lagrange_weights_reproduce_cubics():
-    for t in (-0.3, 0.0, 0.4, 1.0, 1.7):
-        weights = np.array(stencils.lagrange_weights(t)).reshape(2, 4)
-        nodes = np.array([-1.0, 0.0, 1.0, 2.0])
-        for power in range(4):
-            slope = power * t ** (power - 1) if power else 0.0
-            assert weights @ nodes**power == pytest.approx([t**power, slope], abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("n", "x", "base", "local"), [(10, 4.25, 3, 0.25), (10, 0.0, 0, -1.0), (10, 8.5, 6, 1.5)]
-)
-def test_the_stencil_stays_on_the_axis(n, x, base, local):
-    assert stencils.stencil_base(x, n) == (base, pytest.approx(local))
-
-
 @pytest.mark.parametrize("root", [1e-9, 0.1, 0.5, 0.99, 1.0 - 1e-9])
 @pytest.mark.parametrize("bend", [0.0, 0.3, -0.3])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
