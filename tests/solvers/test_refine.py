@@ -164,14 +164,14 @@ def speed_image(shape, grid, noise, seed, fine=3):
 
 
 def test_a_speed_image_beside_the_scan_sharpens_the_wall():
-    """Three draws at SNR 3: smaller rms error and s.d. than the scan alone, and both honest."""
+    """Three draws at SNR 6: smaller rms error and s.d. than the scan alone, and both honest."""
     shape = phantoms.make("tube", radius=4.0)
     grid = shape.grid(1.0)
     phi = shape.phi(grid)
     start = LevelSet((phi + 0.7 * wave(grid)).astype(np.float32), grid, 4.5)
     rows = {"alone": [], "both": []}
     for seed in range(3):
-        image = render_phantom(shape, grid, ForwardModel(snr=3.0, psf_voxels=0.6), seed)
+        image = render_phantom(shape, grid, ForwardModel(snr=6.0, psf_voxels=0.6), seed)
         speed = speed_image(shape, grid, 0.08, seed)
         for name, channels in (("alone", []), ("both", [speed])):
             result = refine(start, image, channels=channels)
@@ -185,10 +185,10 @@ def test_a_speed_image_beside_the_scan_sharpens_the_wall():
             )
             rows[name].append(row)
     alone, both = np.mean(rows["alone"], axis=0), np.mean(rows["both"], axis=0)
-    assert both[0] <= 0.85 * alone[0]
-    assert both[1] <= 0.75 * alone[1]
-    assert both[2] >= 0.85
-    assert abs(both[3]) <= 0.03
+    assert both[0] <= 0.9 * alone[0]
+    assert both[1] <= 0.8 * alone[1]
+    assert 0.9 <= both[2] <= 0.99
+    assert abs(both[3]) <= 0.02
 
 
 @pytest.mark.parametrize(
@@ -220,10 +220,13 @@ def test_two_runs_are_equal_to_the_last_bit():
 def test_the_number_of_threads_does_not_matter():
     """P-26: one thread gives the same bits as all."""
     _, image, start, _ = refined("torus", 6.0, 0)
-    runs = []
-    for count in (1, numba.config.NUMBA_NUM_THREADS):
-        numba.set_num_threads(count)
-        runs.append(refine(start, image))
+    used, runs = numba.get_num_threads(), []
+    try:
+        for count in (1, numba.config.NUMBA_NUM_THREADS):
+            numba.set_num_threads(count)
+            runs.append(refine(start, image))
+    finally:
+        numba.set_num_threads(used)
     assert np.array_equal(runs[0].level_set.phi_mm, runs[1].level_set.phi_mm)
     assert np.array_equal(runs[0].sigma_mm, runs[1].sigma_mm)
 
