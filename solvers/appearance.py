@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, special
 
 from vesselseg.cuda_kernels import wall as kernels
+from vesselseg.cuda_kernels.closest_point import sample_at
 
 from .band import Band
 
@@ -133,7 +134,8 @@ def fit_once(
     scale = float(np.median(np.abs((contrast * profile.inside)[: band.core])))
     noise = max(noise, 1e-3 * scale, 1e-12)
     tail = 4.0 * noise + 0.5 * np.abs(contrast) * float(profile.inside.max())
-    weight = profile.weight / (spread**2 * (1.0 + (residual / tail) ** 4))
+    excess = np.square(np.square(residual / tail))
+    weight = profile.weight / (np.square(spread) * (1.0 + excess))
     return Appearance(slope, outer, contrast, residual, weight, noise, parts)
 
 
@@ -217,11 +219,11 @@ def _local_means(
     )
     sign = np.sign(contrast)
     contrast_blocks = sign * np.maximum(sign * contrast_blocks, 0.0)
-    where = ((band.index + 0.5) / size - 0.5).T
-    sample = [
-        ndimage.map_coordinates(b, where, order=1, mode="nearest")
-        for b in (outer_blocks, contrast_blocks)
-    ]
+    where = (band.index + 0.5) / size - 0.5
+    origin = np.zeros_like(band.index)
+    sample = np.empty((2, len(where)))
+    for values, out in zip((outer_blocks, contrast_blocks), sample, strict=True):
+        sample_at(values, origin, where, out)
     return sample[0], sample[1]
 
 
