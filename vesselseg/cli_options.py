@@ -51,6 +51,9 @@ class Options:
     start: Annotated[
         Path | None, typer.Option(parser=path, help="Probability, mask or level set to start from.")
     ] = None
+    truth: Annotated[
+        Path, typer.Option(parser=path, help="Labels, probability or level set to compare with.")
+    ] = Path()
     start_kind: Annotated[
         str | None,
         typer.Option(metavar="probability|logit|mask|phi", help="What it is; default: its values."),
@@ -123,7 +126,7 @@ class Options:
             raise ConfigError("not finite", path="--nan-fill", found=found, need="a finite number")
 
 
-REQUIRED = ("file", "action", "input", "output")
+REQUIRED = ("file", "action", "input", "output", "truth")
 Verb = Callable[["Terminal", Options], int | None]
 
 

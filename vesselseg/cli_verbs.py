@@ -254,6 +254,15 @@ def info(terminal: Terminal, options: Options) -> None:
     show(result, options.json, lambda: "\n".join(outline(result)))
 
 
+def evaluate(terminal: Terminal, options: Options) -> None:
+    """Compare a segmentation with the truth: overlap, wall distances, topology."""
+    limits(options)
+    from .evaluation import evaluate as run
+
+    found = run(options.file, options.truth)
+    show(found, options.json, lambda: "\n".join(outline(found)))
+
+
 def preview(terminal: Terminal, options: Options) -> None:
     """Draw a prior: slices, projection, wall and convergence."""
     working_folder()
@@ -437,6 +446,7 @@ TABLE = {
     synth: "output number config set seed overwrite json threads",
     check: f"file deep json {READING}",
     info: f"file json {READING}",
+    evaluate: "file truth json threads",
     preview: "file output overwrite json",
     doctor: "json",
 }

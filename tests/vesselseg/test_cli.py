@@ -30,6 +30,7 @@ VERBS = (
     "synth",
     "check",
     "info",
+    "evaluate",
     "preview",
     "doctor",
 )
