@@ -16,7 +16,8 @@ from vesselseg.errors import ConfigError, DataError
 
 from .field import asfield, like_input
 from .schemes import SCHEMES, Scheme
-from .tiles import Tiles, collect_tiles, watch_band
+from .tiles import Tiles, collect_tiles
+from .watch import bound_mm, watch_band
 
 CFL = 0.5
 SLACK = 1e-6  # of the step limit: speeds are rounded to the type of phi
@@ -183,7 +184,7 @@ def march(
     """
     number = field.dtype.type
     size = np.asarray(spacing, dtype=field.dtype)
-    bound = 1.1 * float(np.linalg.norm(np.multiply(field.shape, spacing)))
+    bound = bound_mm(field, spacing)
     reach = REACH * min(spacing)
     buffers = [np.empty_like(field) for _ in scheme.stages[1:]]
     for buffer in buffers:

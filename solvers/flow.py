@@ -19,6 +19,7 @@ from .step import Problem, State
 from .tiles import Tiles, collect_tiles
 
 TRAVEL = 1.0  # voxels that the wall may pass between two redistancings
+MOST_STEPS = 20  # between two redistancings
 NEAR = 0.5  # largest spacings from the wall within which its movement is measured
 Speed = Callable[[Problem, NDArray, Tiles, tuple[NDArray, ...]], Motion]
 
@@ -36,7 +37,8 @@ def flow_step(problem: Problem, state: State) -> State:
     normal, vector, _ = motion.limits(tiles, spacing)
     stable = motion.time_step(tiles, spacing)
     fastest = normal / min(spacing) + vector
-    time = TRAVEL / fastest if fastest > 0.0 else stable
+    # Where the image is all but flat the curvature alone limits the step.
+    time = min(TRAVEL / fastest if fastest > 0.0 else stable, MOST_STEPS * stable)
     if problem.settings.energy == "given":
         time = min(time, problem.settings.time - state.time)
     if not (math.isfinite(time) and time > 0.0):

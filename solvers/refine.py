@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vesselseg.errors import DataError, NoInterfaceError, NumericalError
+from vesselseg.errors import DataError, NoInterfaceError
 from vesselseg.fields import (
     LevelSet,
     Progress,
@@ -33,6 +33,7 @@ from .step import (
     posterior,
 )
 from .topology import keep_topology, topology_report
+from .watch import volume_mm, watch_from
 
 STEPS = {"map": map_step} | dict.fromkeys(SPEEDS, flow_step)
 FINISHES = {"map": posterior} | dict.fromkeys(SPEEDS, with_the_starts_sigma)
@@ -169,13 +170,12 @@ def iterate(
     settings = problem.settings
     state = State(problem.start)
     history: list[dict[str, float]] = []
-    first = volume_mm(problem.start, problem.spacing)
+    watch = watch_from(problem.start, problem.spacing, settings)
     for n in range(settings.iterations):
         before, state = state.phi, STEPS[settings.energy](problem, state)
         state = replace(state, phi=guarded(before, state.phi, problem.spacing, settings))
-        volume = volume_mm(state.phi, problem.spacing)
+        volume = watch.check(state.phi, n + 1)
         history.append({"step_rms_mm": state.rms_mm, "volume_mm3": volume, **dict(state.facts)})
-        watch_volume(volume / first, n + 1, settings)
         progress("refine", (n + 1) / settings.iterations, f"step {state.rms_mm:.4f} mm rms")
         steps = [row["step_rms_mm"] / problem.unit for row in history]
         if (reason := RESTS[settings.energy](steps, settings.tolerance)) is not None:
@@ -219,27 +219,8 @@ def stands(steps: list[float], tolerance: float) -> StopReason | None:
 RESTS = {"map": at_rest} | dict.fromkeys(SPEEDS, settled) | {"given": stands}
 
 
-def volume_mm(phi: NDArray, spacing: tuple[float, ...]) -> float:
-    """Lumen volume, mm³ (mm² times the plane's spacing in 2-D), linear within a voxel."""
-    h = max(spacing)
-    return float(np.clip(0.5 - phi / h, 0.0, 1.0).sum(dtype=np.float64) * np.prod(spacing))
-
-
 def mean_radius(phi: NDArray, spacing: tuple[float, ...]) -> float:
     """Return twice volume over area, the radius of a tube, mm; the area is that of a shell."""
     h = max(spacing)
     shell = np.count_nonzero(np.abs(phi) < h) * np.prod(spacing) / (2.0 * h)
     return 2.0 * volume_mm(phi, spacing) / max(float(shell), 1e-30)
-
-
-def watch_volume(ratio: float, step: int, settings: RefineSettings) -> None:
-    """Stop a refinement that loses or floods the vessel."""
-    low, high = settings.volume_limits
-    if not low <= ratio <= high:
-        what = "exploded" if ratio > high else "lost"
-        raise NumericalError(
-            f"volume {what} at step {step}",
-            found=f"{100 * ratio:.0f} % of the initial",
-            need=f"{100 * low:.0f} to {100 * high:.0f} %",
-            remedy="check the start against the scan or change refine.volume_limits",
-        )

@@ -1,4 +1,4 @@
-"""The narrow band of a level set as tiles, and the watch over what moves in it."""
+"""The narrow band of a level set as tiles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesselseg.cuda_kernels import tiles as kernels
-from vesselseg.errors import NumericalError
+
+Extreme = tuple[float, tuple[int, int, int]]  # a value and its voxel (i, j, k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,16 @@ class Tiles:
         inside = np.unravel_index(number, kernels.TILE)
         i, j, k = (int(a + b) for a, b in zip(origin[::-1], inside[::-1], strict=True))
         return i, j, k
+
+    def extremes(self, phi: NDArray) -> tuple[Extreme, Extreme]:
+        """Return max |phi| in the band, infinite for NaN, and min |phi| on its rim."""
+        out = np.empty((len(self.numbers), 4))
+        kernels.inspect_tiles(phi, self.numbers, self.bits, self.rim, out)
+        most, least = int(np.argmax(out[:, 0])), int(np.argmin(out[:, 2]))
+        return (
+            (float(out[most, 0]), self.voxel(most, int(out[most, 1]))),
+            (float(out[least, 2]), self.voxel(least, int(out[least, 3]))),
+        )
 
     def index(self) -> NDArray[np.int64]:
         """Return the voxels of the band (n,), counted in C order of the field, tile by tile."""
@@ -68,32 +79,3 @@ def collect_tiles(phi: NDArray, width: float) -> Tiles:
     rim = np.empty_like(bits)
     kernels.band_rows(phi, width, numbers, bits, rim)
     return Tiles(phi.shape, width, numbers, bits, rim)
-
-
-def watch_band(phi: NDArray, tiles: Tiles, bound: float, reach: float, step: int) -> None:
-    """Stop when phi is not finite or beyond the bound, or the wall within reach of the rim.
-
-    Beyond the rim nothing moves, so that a wall which came there would stand still.
-    """
-    out = np.empty((len(tiles.numbers), 4))
-    kernels.inspect_tiles(phi, tiles.numbers, tiles.bits, tiles.rim, out)
-    if not len(out):
-        return
-    worst = int(np.argmax(out[:, 0]))
-    if not out[worst, 0] <= bound:
-        i, j, k = tiles.voxel(worst, int(out[worst, 1]))
-        raise NumericalError(
-            f"level set lost at step {step}, voxel (i,j,k) = ({i}, {j}, {k})",
-            found=f"phi = {phi[k, j, i]:.3g} mm",
-            need=f"abs(phi) <= {bound:.3g}",
-            remedy="reduce the time step or the speed",
-        )
-    nearest = int(np.argmin(out[:, 2]))
-    if out[nearest, 2] < reach:
-        voxel = tiles.voxel(nearest, int(out[nearest, 3]))
-        raise NumericalError(
-            f"wall at the rim of its band at step {step}, voxel (i,j,k) = {voxel}",
-            found=f"phi = {out[nearest, 2]:.3g} mm",
-            need=f"abs(phi) >= {reach:.3g}",
-            remedy="widen band_mm, or redistance and go on in shorter times",
-        )

@@ -29,11 +29,12 @@ from vesselseg.io.atomic import write_bytes
 from vesselseg.solvers import advect, redistance, stable_time_step
 from vesselseg.solvers.evolution import CFL, march
 from vesselseg.solvers.flow import flow_step, gac, prepared
-from vesselseg.solvers.refine import pose, volume_mm
+from vesselseg.solvers.refine import pose
 from vesselseg.solvers.schemes import SCHEMES
 from vesselseg.solvers.settings import RefineSettings
 from vesselseg.solvers.step import State
 from vesselseg.solvers.tiles import collect_tiles
+from vesselseg.solvers.watch import volume_mm
 
 RESULTS = Path(__file__).parent / "results"
 NAMES = {"weno5": "WENO5 + RK3", "eno2": "ENO2 + RK2"}

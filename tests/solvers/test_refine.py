@@ -12,8 +12,9 @@ from vesselseg.errors import DataError, NoInterfaceError, NumericalError
 from vesselseg.fields import LevelSet, StopReason, Volume
 from vesselseg.forward import ForwardModel, render_phantom
 from vesselseg.grid import Grid
-from vesselseg.solvers.refine import at_rest, refine, volume_mm, watch_volume
+from vesselseg.solvers.refine import at_rest, refine
 from vesselseg.solvers.settings import RefineSettings
+from vesselseg.solvers.watch import volume_mm, watch_volume
 
 CASES = {
     "sphere": ("sphere", 6.0, 1.0, {}),

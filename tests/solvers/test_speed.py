@@ -111,6 +111,17 @@ def test_a_vessel_that_vanishes_under_a_flow_is_reported():
         refine(start, image, settings, speed=-1.0)
 
 
+@pytest.mark.parametrize("gain", [0.0, 1e-35])
+@pytest.mark.parametrize("energy", ACCURACY)
+def test_an_image_that_shows_nothing_ends_all_the_same(energy, gain):
+    """The curvature alone shrinks the disc, by less than half in three steps."""
+    phi, image = case("circle")
+    noise = np.random.default_rng(0).normal(size=phi.shape).astype(np.float32)
+    empty = Volume(np.float32(gain) * noise, image.grid)
+    _, result = flow(phi, empty, energy=energy, iterations=3)
+    assert np.count_nonzero(result.level_set.phi_mm < 0) >= 0.5 * np.count_nonzero(phi < 0)
+
+
 def test_the_edge_function_is_one_on_flat_ground_and_small_on_edges():
     """And the same in every unit of the image."""
     phi, image = case("sphere")

@@ -1,0 +1,119 @@
+"""The watchdog: what stops a computation whose result would be worthless.
+
+Each check raises a ``NumericalError`` that names the step, and the voxel where there is one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vesselseg.errors import NumericalError
+
+from .settings import RefineSettings
+from .tiles import Tiles
+
+SLACK = 1.1  # of the domain's diameter, which no distance exceeds
+LEAK = 0.25  # share of the faces of the box that the lumen may take more than at the start
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a refinement set out from: volume in mm³, share of the lumen in the faces."""
+
+    volume_mm: float
+    faces: float
+    spacing: tuple[float, ...]
+    settings: RefineSettings
+
+    def check(self, phi: NDArray, step: int) -> float:
+        """Stop a refinement that is lost, floods the vessel or leaks out; return the volume."""
+        watch_field(phi, bound_mm(phi, self.spacing), step)
+        volume = volume_mm(phi, self.spacing)
+        watch_volume(volume / self.volume_mm, step, self.settings)
+        if (share := face_share(phi)) > self.faces + LEAK:
+            raise NumericalError(
+                f"vessel leaks through the faces of the image at step {step}",
+                found=f"{100 * share:.0f} % of them in the lumen",
+                need=f"at most {100 * (self.faces + LEAK):.0f} %",
+                remedy="check the start against the scan, or give a larger part of the scan",
+            )
+        return volume
+
+
+def watch_from(phi: NDArray, spacing: tuple[float, ...], settings: RefineSettings) -> Watch:
+    """Begin the watch over a refinement at its start."""
+    return Watch(volume_mm(phi, spacing), face_share(phi), spacing, settings)
+
+
+def bound_mm(phi: NDArray, spacing: tuple[float, ...]) -> float:
+    """Return what no |phi| may exceed."""
+    return SLACK * float(np.linalg.norm(np.multiply(phi.shape, spacing)))
+
+
+def watch_field(phi: NDArray, bound: float, step: int) -> None:
+    """Stop where phi is not finite or beyond the bound."""
+    if -bound <= phi.min() and phi.max() <= bound:
+        return
+    worst = int(np.argmax(np.where(np.isfinite(phi), np.abs(phi), np.inf)))
+    k, j, i = (int(n) for n in np.unravel_index(worst, phi.shape))
+    raise lost(phi, (i, j, k), bound, step)
+
+
+def watch_band(phi: NDArray, tiles: Tiles, bound: float, reach: float, step: int) -> None:
+    """Stop where phi is lost in the band, or the wall within reach of the band's rim.
+
+    Beyond the rim nothing moves, so that a wall which came there would stand still.
+    """
+    if not len(tiles.numbers):
+        return
+    most, least = tiles.extremes(phi)
+    if not most[0] <= bound:
+        raise lost(phi, most[1], bound, step)
+    if least[0] < reach:
+        raise NumericalError(
+            f"wall at the rim of its band at step {step}, voxel (i,j,k) = {least[1]}",
+            found=f"phi = {least[0]:.3g} mm",
+            need=f"abs(phi) >= {reach:.3g}",
+            remedy="widen band_mm, or redistance and go on in shorter times",
+        )
+
+
+def lost(phi: NDArray, voxel: tuple[int, int, int], bound: float, step: int) -> NumericalError:
+    """Return the error of a level set that is no longer finite or bounded."""
+    i, j, k = voxel
+    return NumericalError(
+        f"level set lost at step {step}, voxel (i,j,k) = {voxel}",
+        found=f"phi = {phi[k, j, i]:.3g} mm",
+        need=f"abs(phi) <= {bound:.3g}",
+        remedy="reduce the time step or the speed",
+    )
+
+
+def watch_volume(ratio: float, step: int, settings: RefineSettings) -> None:
+    """Stop a refinement that loses or floods the vessel."""
+    low, high = settings.volume_limits
+    if not low <= ratio <= high:
+        what = "exploded" if ratio > high else "lost"
+        raise NumericalError(
+            f"volume {what} at step {step}",
+            found=f"{100 * ratio:.0f} % of the initial",
+            need=f"{100 * low:.0f} to {100 * high:.0f} %",
+            remedy="check the start against the scan or change refine.volume_limits",
+        )
+
+
+def volume_mm(phi: NDArray, spacing: tuple[float, ...]) -> float:
+    """Lumen volume, mm³ (mm² times the plane's spacing in 2-D), linear within a voxel."""
+    h = max(spacing)
+    return float(np.clip(0.5 - phi / h, 0.0, 1.0).sum(dtype=np.float64) * np.prod(spacing))
+
+
+def face_share(phi: NDArray) -> float:
+    """Share of the lumen in the faces of a 3-D box, or in the edges of a plane."""
+    axes = [a for a in range(3) if phi.shape[a] > 1]
+    faces = [phi.take(end, axis=a) for a in axes for end in (0, -1)]
+    count = sum(f.size for f in faces)
+    return float(sum(int(np.count_nonzero(f < 0)) for f in faces) / max(count, 1))
