@@ -472,13 +472,18 @@ def grow_closest(
 
 @compiled(parallel=True)
 def find_improvable(
-    label: Array, index: Array, offset: Array, distance: Array, improvable: Array,
+    label: Array, index: Array, offset: Array, distance: Array, flag: Array,
     hz: float, hy: float, hx: float,
 ) -> None:  # fmt: skip
-    """Tell which entries lie nearer to the closest point of a face neighbour than to their own."""
+    """Tell which flagged entries lie nearer to the closest point of a neighbour than to their own.
+
+    Written over the flags; neighbours share a face.
+    """
     flat = label.reshape(-1)
     slack = SLACK * min(hz, min(hy, hx))
     for n in prange(index.shape[0]):
+        if not flag[n]:
+            continue
         k = index[n, 0]
         j = index[n, 1]
         i = index[n, 2]
@@ -493,7 +498,20 @@ def find_improvable(
             dz, dy, dx = _way(side)
             z, y, x = offset[p, 0] + dz, offset[p, 1] + dy, offset[p, 2] + dx
             found |= (z * hz) ** 2 + (y * hy) ** 2 + (x * hx) ** 2 < limit
-        improvable[n] = found
+        flag[n] = found
+
+
+@compiled()
+def flag_neighbours(label: Array, index: Array, which: Array, flag: Array) -> None:
+    """Flag the face neighbours of some entries, and nothing else."""
+    flat = label.reshape(-1)
+    flag[:] = False
+    for w in range(which.shape[0]):
+        n = which[w]
+        for side in range(6):
+            m = abs(_listed(flat, label.shape, index[n, 0], index[n, 1], index[n, 2], side))
+            if m > 0:
+                flag[m - 1] = True
 
 
 @compiled(parallel=True)

@@ -87,10 +87,10 @@ def _correct(
     spacing: tuple[float, ...],
 ) -> None:
     """Let nearer closest points replace others, neighbour by neighbour, where fronts met."""
-    improvable = np.empty(len(index), np.bool_)
+    flag = np.ones(len(index), np.bool_)
     for _ in range(MOST_PASSES):
-        kernels.find_improvable(label, index, offset, distance, improvable, *spacing)
-        which = np.flatnonzero(improvable)
+        kernels.find_improvable(label, index, offset, distance, flag, *spacing)
+        which = np.flatnonzero(flag)
         if not len(which):
             return
         new_offset, new_distance = np.empty((len(which), 3), np.float32), np.empty(len(which))
@@ -100,6 +100,7 @@ def _correct(
         offset[which], distance[which] = new_offset, new_distance
         reached = which[new_distance <= band]
         label[tuple(index[reached].T)] = reached + 1
+        kernels.flag_neighbours(label, index, which, flag)
 
 
 def _room(array: NDArray, count: int) -> NDArray:
