@@ -148,6 +148,20 @@ def test_wrong_architectures_are_refused(tmp_path, change, expected):
         checkpoint.network(checkpoint.load(path))
 
 
+@pytest.mark.parametrize(
+    "change", [{"name": "unet", "width": 4096, "levels": 5}, {"classes": 10**9}]
+)
+def test_an_architecture_beyond_any_memory_is_refused_by_its_shapes(tmp_path, change):
+    """It would take half a terabyte and more."""
+    path = write(tmp_path)
+    base = TINY | change
+    edit_card(
+        path, architecture={k: v for k, v in base.items() if "name" not in change or k != "size"}
+    )
+    with pytest.raises(CheckpointError, match="tensors do not fit the network"):
+        checkpoint.network(checkpoint.load(path))
+
+
 def packed(header: str | bytes, body: bytes = b"", size: int | None = None) -> bytes:
     text = header.encode() if isinstance(header, str) else header
     return struct.pack("<Q", len(text) if size is None else size) + text + body

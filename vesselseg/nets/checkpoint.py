@@ -141,16 +141,25 @@ def shipped(dims: int) -> Path:
 def network(checkpoint: Checkpoint, prefix: str = "") -> nn.Module:
     """Make the network that the card names and fill it with the checkpoint's weights."""
     architecture = checkpoint.card["architecture"]
+    tensors = checkpoint.subset(prefix) if prefix else checkpoint.tensors
     try:
-        net = create(**architecture)
+        with torch.device("meta"):  # a wrong card could ask for more memory than there is
+            agree(create(**architecture), tensors, checkpoint.path)
     except (ConfigError, TypeError) as error:
         raise CheckpointError(f"bad architecture: {error}", path=checkpoint.path) from None
-    fill(net, checkpoint.subset(prefix) if prefix else checkpoint.tensors, checkpoint.path)
+    net = create(**architecture)
+    fill(net, tensors, checkpoint.path)
     return net.eval()
 
 
 def fill(net: nn.Module, tensors: Mapping[str, Tensor], path: Path | None = None) -> None:
     """Load the tensors into the network; names and shapes must agree exactly."""
+    agree(net, tensors, path)
+    net.load_state_dict(dict(tensors))
+
+
+def agree(net: nn.Module, tensors: Mapping[str, Tensor], path: Path | None = None) -> None:
+    """Refuse tensors that do not fit the network by name and shape."""
     need = {k: tuple(v.shape) for k, v in net.state_dict().items()}
     have = {k: tuple(v.shape) for k, v in tensors.items()}
     faults = [f"{k} missing {need[k]}" for k in need if k not in have]
@@ -160,7 +169,6 @@ def fill(net: nn.Module, tensors: Mapping[str, Tensor], path: Path | None = None
         raise CheckpointError(
             f"{len(faults)} tensors do not fit the network", path=path, found=", ".join(faults[:3])
         )
-    net.load_state_dict(dict(tensors))
 
 
 def sidecar_of(path: Path) -> Path:
