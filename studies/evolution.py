@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -391,7 +392,13 @@ def main() -> None:
     """Run the study and write its result."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--quick", action="store_true", help="small grids, a minute")
-    options.add_argument("--slow", action="store_true", help="the classical tests at 128³ as well")
+    options.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[64, 100],
+        help="of the classical tests; 128 is slow",
+    )
     options.add_argument("--threads", type=int, nargs="+", default=[1], help="of the cost table")
     options.add_argument("--costs-only", action="store_true", help="print the costs as JSON")
     options.add_argument("-o", "--output", type=Path, default=RESULTS / "evolution.json")
@@ -399,25 +406,19 @@ def main() -> None:
     if given.costs_only:
         print(json.dumps(costs(given.quick), default=float))
         return
-    sizes = (32,) if given.quick else (64, 100, 128) if given.slow else (64, 100)
-    table = []
-    for case in (zalesak, deformation):
-        for n in sizes:
-            for scheme in NAMES:
-                for every in (None, EVERY):
-                    table.append(classical(case, n, scheme, every))
-                    print(*table[-1].values(), sep="  ", flush=True)
     radii = (4.0, 8.0) if given.quick else (6.0, 12.0, 24.0)
-    result = {
-        "table": table,
-        "offset": offsets(radii),
-        "curvature": curvature_rates(radii),
-        "costs": [costs_on(threads, given.quick) for threads in given.threads],
-    }
-    for name in ("offset", "curvature", "costs"):
-        for row in result[name]:
-            print(name, row)
-    write_bytes(given.output, json.dumps(result, indent=1, default=float).encode(), overwrite=True)
+    result: dict[str, Any] = {"offset": offsets(radii), "curvature": curvature_rates(radii)}
+    result["costs"] = [costs_on(threads, given.quick) for threads in given.threads]
+    for name, rows in result.items():
+        for row in rows:
+            print(name, row, flush=True)
+    result["table"] = []
+    for n in [32] if given.quick else given.sizes:
+        for case, scheme, every in product((zalesak, deformation), NAMES, (None, EVERY)):
+            result["table"].append(classical(case, n, scheme, every))
+            print(*result["table"][-1].values(), sep="  ", flush=True)
+            text = json.dumps(result, indent=1, default=float)
+            write_bytes(given.output, text.encode(), overwrite=True)
     lines = {
         (f"offset, {name}", "rms"): [
             r for r in result["offset"] if r["scheme"] == name and r["T / R"] > 0
@@ -429,7 +430,7 @@ def main() -> None:
         ]
         for name in ("sphere", "tube")
     }
-    picture(given.output.with_suffix(".png"), sizes[-1] if given.quick else 100, lines)
+    picture(given.output.with_suffix(".png"), 32 if given.quick else 64, lines)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Laws of the evolution: offsets, curvature flow, step limits, symmetries, watchdog."""
 
 import math
+import tracemalloc
 
 import numba
 import numpy as np
@@ -145,6 +146,101 @@ def test_flipped_axes_give_the_flipped_result(exact, scheme):
     one = run(())
     for flip in ((0,), (1,), (2,), (0, 1, 2)):
         assert np.array_equal(run(flip), one)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_larger_box_changes_nothing_that_the_faces_do_not_reach(exact, interior, scheme):
+    """P-10, bitwise, though every tile cuts the field elsewhere: one step, all terms."""
+    large, _ = exact("torus", 5.0, margin=9)
+    start = (3, 5, 7)
+    part = tuple(slice(a, n - 2) for a, n in zip(start, large.shape, strict=True))
+    random = np.random.default_rng(7)
+    speed, velocity = random.normal(size=large.shape), random.normal(size=(*large.shape, 3))
+
+    def run(cut):
+        motion = {"speed": speed[cut], "velocity": velocity[cut], "curvature_weight": 0.1}
+        return advect(large[cut], 1.0, 0.02, time_step=0.02, scheme=scheme, **motion)
+
+    whole, inner = run(...)[part], run(part)
+    near = interior(inner, 4 if scheme == "eno2" else 9)
+    assert near.any()
+    assert np.array_equal(whole[near], inner[near])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_unit_of_length_does_not_matter(exact, scheme):
+    """P-11: lengths times 2^k bitwise, times another number to rounding."""
+    phi, grid = exact("star", 6.0, (1.2, 0.8))
+    speed = np.random.default_rng(5).normal(size=phi.shape)
+
+    def run(s):
+        out = advect(phi * s, tuple(s * h for h in grid.spacing_mm), 0.5, speed=speed * s,
+                     curvature_weight=0.1 * s * s, scheme=scheme)  # fmt: skip
+        return out / s
+
+    one = run(1.0)
+    assert np.array_equal(run(8.0), one)
+    assert np.array_equal(run(0.125), one)
+    assert np.abs(run(3.7) - one).max() <= 1e-13 * np.abs(phi).max()
+
+
+@pytest.mark.parametrize(("scheme", "nominal"), [("weno5", 3.0), ("eno2", 2.0)])
+def test_the_offset_converges_at_the_order_of_its_scheme(exact, scheme, nominal):
+    """P-19: L1 near the wall over three grids, the time step shrinking with h."""
+    radii, errors = (8.0, 16.0, 32.0), []
+    for radius in radii:
+        phi, _ = exact("circle", radius)
+        out = advect(phi, 1.0, radius / 4.0, speed=-1.0, scheme=scheme)
+        near = np.abs(phi + radius / 4.0) < 2.0
+        errors.append(np.abs(out - (phi + radius / 4.0))[near].mean() / radius)
+    assert -np.polyfit(np.log(radii), np.log(errors), 1)[0] >= nominal - 0.3
+
+
+def test_curvature_flow_converges_at_second_order(exact):
+    """P-19: a distance to a circle becomes sqrt(r² + 2 b t) - R."""
+    radii, errors = (6.0, 12.0, 24.0), []
+    for radius in radii:
+        phi, _ = exact("circle", radius)
+        time = radius**2 / 16.0
+        out = advect(phi, 1.0, time, curvature_weight=1.0)
+        truth = np.sqrt((phi + radius) ** 2 + 2.0 * time) - radius
+        errors.append(np.abs(out - truth)[np.abs(truth) < 2.0].mean() / radius)
+    assert -np.polyfit(np.log(radii), np.log(errors), 1)[0] >= 2.0 - 0.3
+
+
+def test_a_distance_stays_a_distance_under_a_constant_speed(exact):
+    """P-06: 0.02 h in the band with WENO5; a sphere, away from its centre."""
+    phi, grid = exact("sphere", 9.0)
+    out = advect(phi, grid.spacing_mm, 1.0, speed=1.0)
+    near = np.abs(phi - 1.0) < 4.0
+    assert np.abs(out - (phi - 1.0))[near].max() <= 0.02
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_lumen_within_another_stays_within(exact, scheme):
+    """P-15, comparison: a disc in a star under one speed of both signs; slack 1e-12."""
+    star, grid = exact("star", 9.0)
+    disc = phantoms.make("circle", radius=4.0).phi(grid)
+    assert np.all(star <= disc)
+    speed = np.sin(np.arange(star.shape[1]) / 2.0) * np.ones(star.shape)
+    outer, inner = (advect(f, 1.0, 2.0, speed=speed, scheme=scheme) for f in (star, disc))
+    assert np.all((outer < 0)[inner < 0])
+    near = np.abs(inner) < 1.0
+    assert np.all(outer[near] <= inner[near] + 1e-12)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_memory_stays_below_four_fields(scheme):
+    """Beyond the input, the result included."""
+    phi = phantoms.make("sphere", radius=20.0).phi(
+        phantoms.make("sphere", radius=20.0).grid(1.0, shape=(80,) * 3)
+    ).astype(np.float32)  # fmt: skip
+    advect(phi, 1.0, 1.0, speed=0.5, scheme=scheme, band_mm=6.0)
+    tracemalloc.start()
+    advect(phi, 1.0, 1.0, speed=0.5, scheme=scheme, band_mm=6.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= 4.0 * phi.nbytes
 
 
 def test_inside_and_outside_are_treated_alike(exact):
