@@ -109,7 +109,10 @@ def blurred_occupancy(
 
 @compiled(parallel=True)
 def wall_neighbours(label: Array, index: Array, normal: Array, table: Array) -> None:
-    """Write the list entries of the six face neighbours on the same wall, -1 elsewhere."""
+    """Write the list entries of the six face neighbours on the same wall, -1 elsewhere.
+
+    The list holds the voxels labelled 1, 2, ...; later labels and 0 are no part of it.
+    """
     nz, ny, nx = label.shape
     for n in prange(index.shape[0]):
         k = index[n, 0]
@@ -123,7 +126,9 @@ def wall_neighbours(label: Array, index: Array, normal: Array, table: Array) -> 
             a = i + step * (axis == 2)
             m = -1
             if c >= 0 and b >= 0 and a >= 0 and c < nz and b < ny and a < nx:
-                m = label[c, b, a]
+                m = label[c, b, a] - 1
+            if m >= index.shape[0]:
+                m = -1
             if m >= 0:
                 cosine = (
                     normal[n, 0] * normal[m, 0]
@@ -132,6 +137,44 @@ def wall_neighbours(label: Array, index: Array, normal: Array, table: Array) -> 
                 )
                 m = m if cosine > SAME_WALL else -1
             table[n, side] = m
+
+
+@compiled(parallel=True)
+def wall_owner(label: Array, index: Array, offset: Array, core: int, owner: Array) -> None:
+    """Write the entry, below ``core``, of the voxel that holds each closest point; -1: none."""
+    nz, ny, nx = label.shape
+    for n in prange(index.shape[0]):
+        k = min(max(round(index[n, 0] + float(offset[n, 0])), 0), nz - 1)
+        j = min(max(round(index[n, 1] + float(offset[n, 1])), 0), ny - 1)
+        i = min(max(round(index[n, 2] + float(offset[n, 2])), 0), nx - 1)
+        m = label[k, j, i] - 1
+        owner[n] = m if m < core else -1
+
+
+@njit(error_model="numpy", forceinline=True)
+def _valued(label: Array, values: Array, k: int, j: int, i: int, beyond: float) -> float:
+    m = label[k, j, i]
+    return float(values[m - 1]) if m > 0 and m <= values.shape[0] else beyond
+
+
+@compiled(parallel=True)
+def sample_listed(
+    label: Array, values: Array, index: Array, offset: Array, beyond: float, out: Array
+) -> None:
+    """Trilinear samples at closest points of values known at the voxels labelled 1, 2, ..."""
+    nz, ny, nx = label.shape
+    for n in prange(index.shape[0]):
+        z = min(max(index[n, 0] + float(offset[n, 0]), 0.0), nz - 1.0)
+        y = min(max(index[n, 1] + float(offset[n, 1]), 0.0), ny - 1.0)
+        x = min(max(index[n, 2] + float(offset[n, 2]), 0.0), nx - 1.0)
+        k, j, i = int(z), int(y), int(x)
+        total = 0.0
+        for c in range(k, min(k + 2, nz)):
+            for b in range(j, min(j + 2, ny)):
+                for a in range(i, min(i + 2, nx)):
+                    w = (1.0 - abs(z - c)) * (1.0 - abs(y - b)) * (1.0 - abs(x - a))
+                    total += w * _valued(label, values, c, b, a, beyond)
+        out[n] = total
 
 
 @compiled()

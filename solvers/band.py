@@ -20,10 +20,12 @@ class Band:
 
     ``phi_mm``, ``kappa`` and ``bend`` (of the nearest wall point; 1/mm and mm, see
     ``cuda_kernels.wall``) are (n,), ``normal`` (n, 3) in array order; the first
-    ``core`` entries form the layer along which displacements are solved for.
+    ``core`` entries form the layer along which displacements are solved for. ``label`` is a field
+    of the places in this list, counted from 1, 0 beyond the band.
     """
 
     points: ClosestPoints
+    label: NDArray[np.int32]
     distance_field: NDArray
     phi_mm: NDArray[np.float64]
     normal: NDArray[np.float64]
@@ -41,12 +43,20 @@ class Band:
         """Voxel size of the 3-D array, mm."""
         return self.points.spacing_mm
 
+    def extended(self, core_values: NDArray, beyond: float = 0.0) -> NDArray[np.float64]:
+        """Values at the core voxels made constant along normals: (n,) at the band's voxels."""
+        return _at_wall(self.points, self.label, core_values, beyond)
+
     def spread(self, core_values: NDArray, beyond: float = 0.0) -> NDArray[np.float64]:
         """Make a field that is constant along normals from values at the core voxels."""
-        near = np.full(self.distance_field.shape, beyond)
-        kernels.scatter(self.index[: self.core], core_values, near)
-        out = np.full(near.shape, beyond)
-        kernels.scatter(self.index, self.points.extend(near), out)
+        out = np.full(self.distance_field.shape, beyond)
+        kernels.scatter(self.index, self.extended(core_values, beyond), out)
+        return out
+
+    def moved(self, step: NDArray) -> NDArray:
+        """Distance field less a step at the core voxels, constant along normals."""
+        out = self.distance_field.copy()
+        kernels.scatter(self.index, self.phi_mm - self.extended(step), out)
         return out
 
     def graph(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -55,13 +65,10 @@ class Band:
         The first table (core, 6) holds the face neighbours on the same wall, -1 where none; the
         second (n,) the core entry whose voxel contains the closest point of each band voxel.
         """
-        label = np.full(self.distance_field.shape, -1, dtype=np.int32)
-        core = self.index[: self.core]
-        kernels.scatter(core, np.arange(self.core, dtype=np.int32), label)
         table = np.empty((self.core, 6), dtype=np.int32)
-        kernels.wall_neighbours(label, core, self.normal, table)
-        nearest = np.clip(np.rint(self.points.points), 0, np.subtract(label.shape, 1))
-        owner = kernels.gather(nearest.astype(np.int32), label)
+        kernels.wall_neighbours(self.label, self.index[: self.core], self.normal, table)
+        owner = np.empty(len(self.index), dtype=np.int32)
+        kernels.wall_owner(self.label, self.index, self.points.offset, self.core, owner)
         return table, owner
 
 
@@ -73,22 +80,29 @@ def make_band(phi: NDArray, spacing: tuple[float, ...], band_mm: float) -> Band:
     core_mm = CORE * max(spacing)
     order = np.flatnonzero(found.distance_mm <= band_mm)
     # Memory order within core and rest: neighbours in space are neighbours in the list.
-    flat = np.ravel_multi_index(tuple(found.index_kji[order].T), phi.shape)
-    order = order[np.lexsort((flat, found.distance_mm[order] > core_mm))]
+    k, j, i = found.index_kji[order].T.astype(np.int64)
+    flat = (k * phi.shape[1] + j) * phi.shape[2] + i
+    order = order[np.argsort(flat + phi.size * (found.distance_mm[order] > core_mm))]
     found = ClosestPoints(
         found.index_kji[order], found.offset[order], found.distance_mm[order], spacing
     )
     n = len(order)
+    label = np.zeros(phi.shape, dtype=np.int32)
+    kernels.scatter(found.index_kji, np.arange(1, n + 1, dtype=np.int32), label)
     normal, kappa, bend = np.empty((n, 3)), np.empty(n), np.empty(n)
     kernels.wall_geometry(field, found.index_kji, normal, kappa, bend, *spacing)
     core = int(np.count_nonzero(found.distance_mm <= core_mm))
     phi_mm = kernels.gather(found.index_kji, field).astype(np.float64)
-    kappa, bend = (_at_wall(found, values, phi.shape) for values in (kappa, bend))
-    return Band(found, field, phi_mm, normal, kappa, bend, core)
+    kappa, bend = (_at_wall(found, label, values, 0.0) for values in (kappa, bend))
+    return Band(found, label, field, phi_mm, normal, kappa, bend, core)
 
 
-def _at_wall(found: ClosestPoints, values: NDArray, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Sample listed values at the closest wall points."""
-    field = np.zeros(shape)
-    kernels.scatter(found.index_kji, values, field)
-    return found.extend(field)
+def _at_wall(
+    found: ClosestPoints, label: NDArray[np.int32], values: NDArray, beyond: float
+) -> NDArray[np.float64]:
+    """Sample values of the first listed voxels at the closest wall points."""
+    out = np.empty(len(found.offset))
+    kernels.sample_listed(
+        label, np.asarray(values, dtype=np.float64), found.index_kji, found.offset, beyond, out
+    )
+    return out

@@ -203,7 +203,7 @@ def contrast_of(view: View) -> float:
 
 def moved_wall(band: Band, step: NDArray) -> NDArray:
     """Move the wall outward by the step: phi falls by it, constant along normals."""
-    return (band.distance_field - band.spread(step)).astype(band.distance_field.dtype)
+    return band.moved(step)
 
 
 def posterior(problem: Problem, state: State) -> tuple[NDArray, NDArray, dict[str, float]]:
