@@ -193,7 +193,8 @@ def wall_prior(problem: Problem, band: Band, table: NDArray[np.int32], known: Va
 
 def sigma_at(problem: Problem, band: Band) -> Values:
     """S.d. of the start at the core voxels, constant along normals."""
-    return np.asarray(band.points.extend(problem.sigma)[: band.core])
+    sigma = band.points.extend(problem.sigma)[: band.core]
+    return np.asarray(np.maximum(sigma, SIGMA_FLOOR * problem.unit))
 
 
 def contrast_of(view: View) -> float:
