@@ -179,7 +179,7 @@ def keep_topology(old: NDArray, new: NDArray, spacing_mm: float | Sequence[float
         waiting = np.ones(len(index), np.bool_)
         flips = flip_simple(inside, index, waiting)
         index = index[waiting]
-    held = tuple(index.T)
+    held, after = tuple(index.T), after.copy()
     magnitude = np.minimum(np.abs(before[held]), AT_THE_WALL * min(spacing))
     after[held] = np.where(inside[held], -magnitude, magnitude)
     return like_input(after, new)
