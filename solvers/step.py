@@ -28,7 +28,7 @@ LEARN_BLUR_AT = (2, 4)  # steps after which the blur is estimated
 REACH = 3.0  # of the start's s.d.: the wall moves no further, so it cannot crawl along a neighbour
 ROUGH = 2.0  # largest spacings: curvature that varies over less is roughness
 AVERAGED = 2.5  # largest spacings: over which a wall without detail averages the image's noise
-DETAIL = 40.0  # squared largest spacings: how much seen roughness softens the wall
+DETAIL = 40.0  # largest spacings to the wall's dimension: how much seen roughness softens it
 TRIM = 0.05  # of the wall, at tips and creases, may still move when the wall is said to rest
 SIGMA_FLOOR = 0.02  # of the wall position, in largest spacings: the redistancer's and model's own
 
@@ -185,7 +185,7 @@ def wall_prior(problem: Problem, band: Band, table: NDArray[np.int32], known: Va
     rough = kappa - smooth(kappa)
     detail = np.maximum(smooth(smooth(rough) ** 2), 0.0)
     stiffest = (AVERAGED * problem.unit) ** 4 * max(float(np.median(known)), 1e-12)
-    stiffness = 1.0 / (1.0 / stiffest + DETAIL * problem.unit**2 * detail)
+    stiffness = 1.0 / (1.0 / stiffest + DETAIL * problem.unit**problem.wall_dims * detail)
     pin = pin_strength(sigma_at(problem, band), stiffness, problem.wall_dims)
     moved = band.points.extend(problem.start)[: band.core]
     return WallPrior(stiffness, pin, rough, moved)
