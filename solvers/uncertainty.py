@@ -15,19 +15,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-ROOT_FOUR_PI = 2.0 * math.sqrt(math.pi)
 ROOT_EIGHT = math.sqrt(8.0)
-
-
-def fisher_information(
-    contrast: NDArray, blur_mm: NDArray, noise: float, voxel_mm: float
-) -> NDArray:
-    """Information on the normal displacement per wall area, mm⁻² per mm² (or mm).
-
-    i = D² / (2 √π s σ² V): the squared slope of a wall blurred by s summed over voxels of
-    volume V. Its inverse over an area A is the Cramér-Rao bound.
-    """
-    return contrast**2 / (ROOT_FOUR_PI * blur_mm * noise**2 * voxel_mm)
 
 
 def pin_strength(sigma: NDArray, stiffness: NDArray, wall_dims: int) -> NDArray:
