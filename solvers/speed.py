@@ -23,6 +23,8 @@ def edge_map(image: NDArray, near: NDArray, width: float, spacing: tuple[float, 
     Caselles, Kimmel & Sapiro 1997, eq. 5. G is a Gaussian of s.d. ``width`` voxels. λ follows the
     slopes at the flat indices ``near``, so that the unit of the image does not matter.
     """
+    # In units of the brightest voxel, so that no square leaves the range of float32.
+    image = image / np.float32(max(float(np.abs(image).max()), float(np.finfo(np.float32).tiny)))
     slopes = np.zeros(image.shape, np.float32)
     for axis, h in enumerate(spacing):
         if image.shape[axis] > 1:
@@ -45,7 +47,8 @@ def region_speed(image: NDArray, inner: NDArray | float, outer: NDArray | float)
     With global means or, after Lankton & Tannenbaum 2008, local ones. It is divided by the
     squared contrast D, so that the weight of the curvature has the unit of a length.
     """
-    contrast = np.maximum(np.square(np.subtract(inner, outer)), 1e-30)
+    image = image.astype(np.float64)
+    contrast = np.maximum(np.square(np.subtract(inner, outer)), np.finfo(np.float64).tiny)
     speed = (np.square(image - outer) - np.square(image - inner)) / contrast
     return np.asarray(np.clip(speed, -1.0, 1.0))
 

@@ -129,8 +129,9 @@ def test_the_edge_function_is_one_on_flat_ground_and_small_on_edges():
     edge = speed.edge_map(image.values, near, 0.8, (1.0, 1.0, 1.0))
     assert edge[np.abs(phi) > 5.0].min() >= 0.99
     assert np.median(edge[np.abs(phi) < 0.3]) <= 0.15
-    scaled = speed.edge_map(image.values * np.float32(512.0), near, 0.8, (1.0, 1.0, 1.0))
-    assert np.abs(scaled - edge).max() <= 1e-5
+    for gain in (512.0, 1e30, 1e-30):
+        scaled = speed.edge_map(image.values * np.float32(gain), near, 0.8, (1.0, 1.0, 1.0))
+        assert np.abs(scaled - edge).max() <= 1e-5
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -146,6 +147,9 @@ def test_the_velocity_of_an_edge_points_downhill(dims):
 def test_the_region_speed_vanishes_half_way_and_is_bounded():
     image = np.array([0.0, 0.5, 1.0, 9.0])
     assert speed.region_speed(image, 1.0, 0.0) == pytest.approx([-1.0, 0.0, 1.0, 1.0])
+    for gain in (1e30, 1e-35):
+        scaled = speed.region_speed(np.float32(gain) * image.astype(np.float32), gain, 0.0)
+        assert scaled == pytest.approx([-1.0, 0.0, 1.0, 1.0], abs=1e-6)
     assert speed.region_speed(image, 0.0, 1.0) == pytest.approx([1.0, 0.0, -1.0, -1.0])
 
 
