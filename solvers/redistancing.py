@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesselseg.cuda_kernels import closest_point as kernels
-from vesselseg.errors import ConfigError
+from vesselseg.errors import ConfigError, DataError
 
 from .field import asfield, like_input, require_interface
 from .fmm import redistance_fmm
@@ -156,6 +156,45 @@ def redistance(
     if method not in METHODS:
         raise ConfigError("unknown method", found=method, need=" | ".join(METHODS))
     return like_input(METHODS[method](field, spacing, band), phi)
+
+
+def extend(
+    values: Any, phi: Any, spacing_mm: float | Sequence[float], *, band_mm: float
+) -> NDArray:
+    """Make values known at the wall constant along its normals, ∇v · ∇φ = 0, in a band.
+
+    Every voxel takes the value, linear between voxels, at its closest point of the wall (Chopp
+    2001), which fixes what Aslam's equation (J. Comput. Phys. 193 (2004) 349) tends to.
+
+    Parameters
+    ----------
+    values : (nz, ny, nx) or (ny, nx) array
+        Any field, such as a speed; only voxels beside the wall are read.
+    phi : array of the same shape
+        Level set.
+    spacing_mm : float or sequence
+        Voxel size per array axis, mm.
+    band_mm : float
+        Half-width of the band, mm; values beyond it stay as they are.
+
+    Raises
+    ------
+    NoInterfaceError
+        If phi has one sign everywhere.
+    DataError
+        If the shapes differ, or phi or the spacing is not finite.
+    """
+    field, spacing = asfield(phi, spacing_mm)
+    require_interface(field)
+    given = np.array(values, dtype=field.dtype)
+    if given.shape != np.shape(phi):
+        raise DataError("bad values", found=f"shape {given.shape}", need=f"shape {np.shape(phi)}")
+    out = given.reshape(field.shape)
+    found = closest_points(field, spacing, float(band_mm))
+    inside = found.distance_mm <= band_mm
+    at = tuple(found.index_kji[inside].T)
+    out[at] = found.extend(out)[inside]
+    return like_input(out, phi)
 
 
 def _by_closest_point(phi: NDArray, spacing: tuple[float, ...], band: float) -> NDArray:

@@ -7,6 +7,7 @@ import pytest
 from vesselseg.cuda_kernels.tricubic import tricubic
 from vesselseg.errors import ConfigError, DataError, NoInterfaceError
 from vesselseg.solvers import redistance
+from vesselseg.solvers.redistancing import extend
 
 METHODS = ("closest-point", "pde", "fmm")
 OWN = METHODS[:2]
@@ -210,6 +211,40 @@ def test_a_redistanced_wall_stays_as_it_is(exact, distort, interior):
         assert np.median(off) <= 0.01
         if name == "torus":
             assert np.percentile(off, 95) <= 0.05
+
+
+def _aslam(values, phi, known, steps):
+    """v_t + sgn(phi) n . grad v = 0, first-order upwind, known voxels held (Aslam 2004)."""
+    normal = [np.sign(phi) * g for g in np.gradient(phi)]
+    out = values.copy()
+    for _ in range(steps):
+        rate = np.zeros_like(out)
+        for axis, n in enumerate(normal):
+            below = out - np.roll(out, 1, axis)
+            above = np.roll(out, -1, axis) - out
+            rate += np.maximum(n, 0.0) * below + np.minimum(n, 0.0) * above
+        out = np.where(known, out, out - 0.5 * rate)
+    return out
+
+
+def test_an_extended_speed_is_constant_along_normals(exact):
+    """Against the exact extension, and against Aslam's equation of first order."""
+    phi, grid = exact("circle", 12.0, 1.0)
+    points = grid.world(np.moveaxis(np.indices(grid.shape_kji), 0, -1))
+    angle = np.arctan2(points[..., 1], points[..., 0])
+    truth, near = np.sin(3.0 * angle), np.abs(phi) < 4.0
+    start = np.where(np.abs(phi) < 1.5, truth, 7.0)
+    own = extend(start, phi, 1.0, band_mm=4.5)
+    assert np.abs(own - truth)[near].max() <= 0.02  # linear between voxels: (3 h / r)² / 8
+    assert np.array_equal(own[np.abs(phi) > 5.0], start[np.abs(phi) > 5.0])
+    equation = _aslam(start, phi, np.abs(phi) < 1.5, 60)
+    assert np.abs(own - equation)[near].max() <= 0.1  # first order
+
+
+def test_values_of_another_shape_cannot_be_extended(exact):
+    phi, _ = exact("circle", 5.0, 1.0)
+    with pytest.raises(DataError):
+        extend(np.ones((3, 3)), phi, 1.0, band_mm=3.0)
 
 
 @pytest.mark.parametrize("flat", [False, True])
