@@ -8,8 +8,6 @@ from pydantic import Field
 
 from vesselseg.config import Settings
 
-Positive = Annotated[float, Field(gt=0)]
-
 
 class RefineSettings(Settings):
     """How a level set is refined on an image.
