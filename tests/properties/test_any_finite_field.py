@@ -232,6 +232,7 @@ IMAGES = {
     "noise": _noise,
     "checkerboard": _checkerboard,
     "large": lambda shape: 1e15 * _noise(shape),
+    "tiny": lambda shape: 1e-30 * _noise(shape),
     "one bright voxel": lambda shape: 1e6 * _one_voxel(shape),
 }
 
