@@ -148,9 +148,9 @@ def offsets(radii: tuple[float, ...]) -> list[dict[str, Any]]:
             part = []
             for radius in radii:
                 shape = phantoms.make("sphere", radius=radius)
-                grid = shape.grid(1.0)
-                phi = shape.phi(grid)
                 way = sense * radius / 4.0
+                grid = shape.grid(1.0, margin_mm=6.0 + max(way, 0.0))
+                phi = shape.phi(grid)
                 out = advect(phi, 1.0, abs(way), speed=sense, scheme=scheme)
                 error = metrics.wall_errors(out, phi - way, grid)["rms_voxel"]
                 part.append({
