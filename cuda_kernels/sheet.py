@@ -1,8 +1,8 @@
 """Linear solves along a wall: a layer of voxels as a graph, ``K = -Laplacian`` on it.
 
-``table`` (n, 6) lists the face neighbours of each voxel on the same wall (-1: none), in the order
--z, +z, -y, +y, -x, +x; ``scale`` holds 1/h² per axis (z, y, x), perhaps times a squared length.
-No flux leaves the layer.
+``table`` (n, 6) uint32 lists the face neighbours of each voxel on the same wall, in the order
+-z, +z, -y, +y, -x, +x, and the voxel itself where there is none, so that no flux leaves the layer;
+``scale`` holds 1/h² per axis (z, y, x), perhaps times a squared length.
 """
 
 from __future__ import annotations
@@ -14,24 +14,22 @@ from .jit import compiled
 from .stencils import Array
 
 
-@njit()
+@njit(error_model="numpy", forceinline=True)
 def _bend_at(table: Array, values: Array, n: int, scale: Array) -> float:
     here = values[n]
-    total = 0.0
-    for side in range(6):
-        m = table[n, side]
-        if m >= 0:
-            total += scale[side // 2] * (here - values[m])
-    return float(total)
+    z = (here - values[table[n, 0]]) + (here - values[table[n, 1]])
+    y = (here - values[table[n, 2]]) + (here - values[table[n, 3]])
+    x = (here - values[table[n, 4]]) + (here - values[table[n, 5]])
+    return float(scale[0] * z + scale[1] * y + scale[2] * x)
 
 
-@njit()
+@njit(error_model="numpy")
 def _diagonal_at(table: Array, weight: Array, n: int, scale: Array, twice: bool) -> float:
     links = 0.0
     squares = 0.0
     for side in range(6):
         m = table[n, side]
-        if m >= 0:
+        if m != n:
             links += scale[side // 2]
             squares += weight[m] * scale[side // 2] ** 2
     return weight[n] * links**2 + squares if twice else links
@@ -55,21 +53,18 @@ def solve_along_wall(
     residual has fallen by the tolerance; returns the number of iterations. The sweeps are short
     and many: one thread is faster than waiting for a second one at each of them.
     """
-    n = x.shape[0]
-    p = x.copy()
-    q = np.empty(n)
-    r = np.empty(n)
-    diagonal = np.empty(n)
-    middle = np.empty(n)
-    rz = 0.0
-    goal = 0.0
+    n = np.uint64(x.shape[0])
+    p, q, r = x.copy(), np.empty(n), np.empty(n)
+    diagonal, middle = np.empty(n), np.empty(n)
+    rz = goal = 0.0
     for iteration in range(-1, most):
         if twice:
             for m in range(n):
                 middle[m] = weight[m] * _bend_at(table, p, m, scale)
+        bent = middle if twice else p
         curve = 0.0
         for m in range(n):
-            q[m] = precision[m] * p[m] + _bend_at(table, middle if twice else p, m, scale)
+            q[m] = precision[m] * p[m] + _bend_at(table, bent, m, scale)
             curve += p[m] * q[m]
         old = rz
         rz = 0.0
@@ -90,13 +85,14 @@ def solve_along_wall(
                 rz += r[m] ** 2 / diagonal[m]
         if rz <= goal:
             return iteration + 1
+        ratio = rz / old
         for m in range(n):
-            p[m] = r[m] / diagonal[m] + rz / old * p[m]
+            p[m] = r[m] / diagonal[m] + ratio * p[m]
     return most
 
 
 @compiled()
 def bend_along_wall(table: Array, scale: Array, values: Array, out: Array) -> None:
     """Write K values."""
-    for n in range(values.shape[0]):
+    for n in range(np.uint64(values.shape[0])):
         out[n] = _bend_at(table, values, n, scale)

@@ -109,7 +109,7 @@ def blurred_occupancy(
 
 @compiled(parallel=True)
 def wall_neighbours(label: Array, index: Array, normal: Array, table: Array) -> None:
-    """Write the list entries of the six face neighbours on the same wall, -1 elsewhere.
+    """Write the list entries of the six face neighbours on the same wall, the own one elsewhere.
 
     The list holds the voxels labelled 1, 2, ...; later labels and 0 are no part of it.
     """
@@ -136,7 +136,7 @@ def wall_neighbours(label: Array, index: Array, normal: Array, table: Array) -> 
                     + normal[n, 2] * normal[m, 2]
                 )
                 m = m if cosine > SAME_WALL else -1
-            table[n, side] = m
+            table[n, side] = m if m >= 0 else n
 
 
 @compiled(parallel=True)

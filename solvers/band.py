@@ -59,13 +59,13 @@ class Band:
         kernels.scatter(self.index, self.phi_mm - self.extended(step), out)
         return out
 
-    def graph(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def graph(self) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
         """Connect the core: neighbours along the wall, and the core voxel of each wall point.
 
-        The first table (core, 6) holds the face neighbours on the same wall, -1 where none; the
+        The first table (core, 6) holds the face neighbours on the same wall, itself where none; the
         second (n,) the core entry whose voxel contains the closest point of each band voxel.
         """
-        table = np.empty((self.core, 6), dtype=np.int32)
+        table = np.empty((self.core, 6), dtype=np.uint32)
         kernels.wall_neighbours(self.label, self.index[: self.core], self.normal, table)
         owner = np.empty(len(self.index), dtype=np.int32)
         kernels.wall_owner(self.label, self.index, self.points.offset, self.core, owner)

@@ -48,7 +48,7 @@ class Data:
 def solve_displacement(
     data: Data,
     prior: WallPrior,
-    table: NDArray[np.int32],
+    table: NDArray[np.uint32],
     spacing: tuple[float, ...],
     area_mm: float,
 ) -> Values:
@@ -64,7 +64,7 @@ def solve_displacement(
 
 
 def smooth_along_wall(
-    values: Values, table: NDArray[np.int32], length_mm: float, spacing: tuple[float, ...]
+    values: Values, table: NDArray[np.uint32], length_mm: float, spacing: tuple[float, ...]
 ) -> Values:
     """Return (1 - l² Δ_Γ)⁻¹ values at the core voxels."""
     x, one = values.copy(), np.ones_like(values)

@@ -86,7 +86,7 @@ class View:
 
     band: Band
     looks: tuple[Appearance, ...]
-    table: NDArray[np.int32]
+    table: NDArray[np.uint32]
     data: Data
     known: Values
     prior: WallPrior
@@ -168,7 +168,7 @@ def linearise(band: Band, looks: tuple[Appearance, ...], owner: NDArray[np.int32
     return Data(gather(np.asarray(precision)), gather(np.asarray(gradient)))
 
 
-def wall_prior(problem: Problem, band: Band, table: NDArray[np.int32], known: Values) -> WallPrior:
+def wall_prior(problem: Problem, band: Band, table: NDArray[np.uint32], known: Values) -> WallPrior:
     """Prior of the wall: a thin plate, stiff where its curvature varies little, pinned weakly.
 
     The rough part κ - B κ of the mean curvature, B = (1 - l² Δ_Γ)⁻¹, costs; a constant curvature,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vesselseg.cuda_kernels.gate import lumen_sums
 from vesselseg.errors import NumericalError
 
 from .settings import RefineSettings
@@ -107,8 +108,9 @@ def watch_volume(ratio: float, step: int, settings: RefineSettings) -> None:
 
 def volume_mm(phi: NDArray, spacing: tuple[float, ...]) -> float:
     """Lumen volume, mm³ (mm² times the plane's spacing in 2-D), linear within a voxel."""
-    h = max(spacing)
-    return float(np.clip(0.5 - phi / h, 0.0, 1.0).sum(dtype=np.float64) * np.prod(spacing))
+    sums = np.empty(phi.shape[0])
+    lumen_sums(phi, max(spacing), sums)
+    return float(sums.sum() * np.prod(spacing))
 
 
 def face_share(phi: NDArray) -> float:

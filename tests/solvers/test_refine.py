@@ -210,13 +210,16 @@ def test_the_unit_of_the_intensities_does_not_matter(gain, shift):
 
 @pytest.mark.parametrize("name", ["circle", "torus"])
 def test_the_unit_of_length_does_not_matter(name):
-    """P-31: voxels of 0.25 mm give the wall and the s.d. of voxels of 1 mm, scaled, bitwise but
-    for the rounding of sums."""
+    """P-31: voxels of 0.25 mm give the wall and the s.d. of voxels of 1 mm, scaled.
+
+    To 1e-4 voxel: in 2-D the pin is a root, whose last digit may make the conjugate gradients,
+    which stop at a hundredth of the residual, take an iteration more.
+    """
     _, image, start, result = refined(name, 6.0, 0)
     small = np.diag([0.25, 0.25, 0.25, 1.0]) @ image.grid.affine
     grid = Grid(image.grid.shape_kji, small)
     other = refine(LevelSet(0.25 * start.phi_mm, grid, 0.25 * 4.5), Volume(image.values, grid))
-    assert 4.0 * other.level_set.phi_mm == pytest.approx(result.level_set.phi_mm, abs=1e-5)
+    assert 4.0 * other.level_set.phi_mm == pytest.approx(result.level_set.phi_mm, abs=1e-4)
     assert 4.0 * other.sigma_mm == pytest.approx(result.sigma_mm, rel=1e-4)
 
 
