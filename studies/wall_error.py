@@ -411,7 +411,8 @@ def figure(rows: Rows, asked: dict[str, list[Group]]) -> None:
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(2, 3), layout="constrained")
     for n, (method, name) in enumerate(NAMES.items()):
         bold = method in ("refined", "refined_network")
-        look = {"color": f"C{n % 10}", "marker": "os^vD"[n % 5], "lw": 2.5 if bold else 1.0}
+        look: dict[str, Any] = {"color": plt.get_cmap("tab20")(n), "marker": "os^vDPX"[n % 7]}
+        look |= {"lw": 2.5, "ms": 9} if bold else {"lw": 1.0, "ms": 5}
         for axis, names, line in ((axes[0], plain, "-"), (axes[1], harder, "")):
             parts = [averages(rows, asked[c], method) for c in names]
             shown = [(i, part["rms"]) for i, part in enumerate(parts) if part]
@@ -422,7 +423,10 @@ def figure(rows: Rows, asked: dict[str, list[Group]]) -> None:
     axes[0].plot(range(len(SNR)), floors, "k:", label=FLOOR)
     for axis, names in ((axes[0], plain), (axes[1], harder)):
         axis.set_yscale("log")
-        axis.set_xticks(range(len(names)), names, rotation=0 if names is plain else 20)
+        axis.set_xticks(range(len(names)), names)
+    axes[1].tick_params(axis="x", labelrotation=25)
+    plt.setp(axes[1].get_xticklabels(), ha="right")
+    for axis in axes:
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("wall error, rms, voxels")
     fig.legend(loc="outside right upper", fontsize=7)
