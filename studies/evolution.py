@@ -430,7 +430,7 @@ def main() -> None:
         ]
         for name in ("sphere", "tube")
     }
-    picture(given.output.with_suffix(".png"), 32 if given.quick else 64, lines)
+    picture(given.output.with_suffix(".png"), 64, lines)
 
 
 if __name__ == "__main__":
