@@ -25,13 +25,7 @@ from .field import asfield, require_interface
 from .flow import SPEEDS, flow_step, with_the_starts_sigma
 from .redistancing import redistance
 from .settings import RefineSettings
-from .step import (
-    LEARN_BLUR_AT,
-    Problem,
-    State,
-    map_step,
-    posterior,
-)
+from .step import LEARN_BLUR_AT, Problem, State, map_step, posterior
 from .topology import keep_topology, topology_report
 from .watch import volume_mm, watch_from
 

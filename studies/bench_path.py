@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 from vesselseg import device, phantoms
-from vesselseg.forward import ForwardModel, render
 from vesselseg.io import write_image
 from vesselseg.io.atomic import write_bytes
+from vesselseg.synth.forward import ForwardModel, render
 
 RESULT = Path(__file__).parent / "results" / "bench_path.json"
 RADIUS = 10.0 / 128.0  # of the vessel, over the size of the scan

@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vesselseg as vs
-from vesselseg import vascular
-from vesselseg.forward import occupancy
 from vesselseg.io.atomic import write_bytes
 from vesselseg.solvers import advect, redistance, stable_time_step
-from vesselseg.synth import perturbed
+from vesselseg.synth import vascular
+from vesselseg.synth.cases import perturbed
+from vesselseg.synth.forward import occupancy
 
 Made = TypeVar("Made")
 RESULTS = Path(__file__).parent / "results"

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from vesselseg import phantoms
 from vesselseg.fields import LevelSet, Volume
-from vesselseg.forward import ForwardModel, image_of, phantom_occupancy
 from vesselseg.grid import Grid
 from vesselseg.io.atomic import write_bytes
 from vesselseg.solvers.redistancing import redistance
-from vesselseg.synth import perturbed
+from vesselseg.synth.cases import perturbed
+from vesselseg.synth.forward import ForwardModel, image_of, phantom_occupancy
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "studies" / "results"
@@ -146,7 +146,13 @@ def blurred_phantom(shape: str, radius: float, variant: str) -> Blurred:
 
 def _digest(shape: str, radius: float, variant: Variant) -> str:
     """Name what a phantom depends on: its parameters and the code that makes it."""
-    code = ("phantoms", "shapes", "unions", "forward", "banded")
+    code = (
+        "phantoms/problems",
+        "phantoms/shapes",
+        "phantoms/unions",
+        "synth/forward",
+        "synth/banded",
+    )
     text = [(ROOT / "vesselseg" / f"{name}.py").read_text() for name in code]
     organ = ("flat", ORGAN_GAP) if variant.organ else None
     facts = (OPTIONS.get(shape, shape), radius, variant.spacing, organ, PSF)

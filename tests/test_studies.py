@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from vesselseg import metrics, phantoms
-from vesselseg.forward import phantom_occupancy
-from vesselseg.synth import perturbed
+from vesselseg.synth.cases import perturbed
+from vesselseg.synth.forward import phantom_occupancy
 
 STUDIES = Path(__file__).parent.parent / "studies"
 sys.path.insert(0, str(STUDIES))

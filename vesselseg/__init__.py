@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .grid import Grid
     from .infer import segment
     from .pipeline import build_prior, train
-    from .prior import BoundaryPrior
+    from .prior.boundary import BoundaryPrior
     from .solvers.refine import refine
     from .solvers.settings import RefineSettings
 

@@ -22,12 +22,12 @@ from .device import choose
 from .errors import DataError
 from .fields import LevelSet, Probability, Progress, Volume, silent
 from .infer import SegmentSettings, segment, thread_count
-from .prior import BoundaryPrior, PriorSettings
+from .prior.boundary import BoundaryPrior, PriorSettings
 from .solvers.redistancing import redistance
 from .solvers.refine import refine
 from .solvers.settings import RefineSettings
 from .solvers.topology import keep_components, topology_report
-from .synth import SynthSettings, case
+from .synth.cases import SynthSettings, case
 from .training import TrainConfig, fit
 
 RECORDED = ("numpy", "scipy", "numba", "torch", "scikit-image", "h5py")

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import warnings
 
-from vesselseg.cli import main
+from vesselseg.cli.app import main
 from vesselseg.errors import MAX_LINE
 
 PREFIX = "vesselseg: error: "

@@ -7,8 +7,8 @@ import numpy as np
 
 from vesselseg.fields import LevelSet, Probability, Refinement, StopReason, Volume
 from vesselseg.grid import Grid
-from vesselseg.prior import BoundaryPrior, PriorSettings
-from vesselseg.prior_file import content_digest
+from vesselseg.prior.boundary import BoundaryPrior, PriorSettings
+from vesselseg.prior.file import content_digest
 
 
 def rotation(degrees, axis):

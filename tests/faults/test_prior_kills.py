@@ -8,7 +8,7 @@ import time
 import prior_builders as make
 import pytest
 
-from vesselseg.prior import BoundaryPrior
+from vesselseg.prior.boundary import BoundaryPrior
 
 KILLS = 50  # for each of the two cases
 

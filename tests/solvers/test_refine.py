@@ -10,11 +10,11 @@ from scipy.ndimage import gaussian_filter
 from vesselseg import metrics, phantoms
 from vesselseg.errors import DataError, NoInterfaceError, NumericalError
 from vesselseg.fields import LevelSet, StopReason, Volume
-from vesselseg.forward import ForwardModel, render_phantom
 from vesselseg.grid import Grid
 from vesselseg.solvers.refine import at_rest, refine
 from vesselseg.solvers.settings import RefineSettings
 from vesselseg.solvers.watch import volume_mm, watch_volume
+from vesselseg.synth.forward import ForwardModel, render_phantom
 
 CASES = {
     "sphere": ("sphere", 6.0, 1.0, {}),

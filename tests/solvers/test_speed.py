@@ -8,10 +8,10 @@ import pytest
 from vesselseg import metrics, phantoms
 from vesselseg.errors import ConfigError, NumericalError
 from vesselseg.fields import LevelSet, StopReason, Volume
-from vesselseg.forward import ForwardModel, render_phantom
 from vesselseg.solvers import speed
 from vesselseg.solvers.refine import refine, settled
 from vesselseg.solvers.settings import RefineSettings
+from vesselseg.synth.forward import ForwardModel, render_phantom
 
 CASES = {
     "sphere": ("sphere", 6.0, 1.0, {}),

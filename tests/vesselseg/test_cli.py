@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from cli_runner import command, run
 
-from vesselseg import cli, cli_verbs, device, phantoms
+from vesselseg import device, phantoms
+from vesselseg.cli import app as cli
+from vesselseg.cli import verbs as cli_verbs
 from vesselseg.errors import NoInterfaceError
-from vesselseg.forward import ForwardModel, render_phantom
 from vesselseg.io import read_volume, write_image
-from vesselseg.prior import BoundaryPrior
+from vesselseg.prior.boundary import BoundaryPrior
+from vesselseg.synth.forward import ForwardModel, render_phantom
 
 VERBS = (
     "demo",

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from vesselseg import demo
+from vesselseg.demo import example as demo
 from vesselseg.errors import ConfigError
 from vesselseg.fields import Volume
 from vesselseg.grid import Grid

@@ -3,9 +3,10 @@ import pytest
 from scipy.spatial import cKDTree
 from scipy.special import erf
 
-from vesselseg import phantoms, unions
+from vesselseg import phantoms
 from vesselseg.errors import ConfigError
 from vesselseg.grid import Grid
+from vesselseg.phantoms import unions
 
 SMOOTH = [n for n in phantoms.names() if n not in {"aneurysm", "bifurcation", "tree", "arch"}]
 CLOSED_3D = [

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 
 import vesselseg
-from vesselseg import metrics, phantoms, prior_check
+from vesselseg import metrics, phantoms
 from vesselseg.calibration import calibrated, shipped
 from vesselseg.errors import ConfigError, DataError, NoInterfaceError
 from vesselseg.fields import LevelSet, Probability, Volume
-from vesselseg.forward import ForwardModel, render_phantom
 from vesselseg.grid import Grid
 from vesselseg.io import read_volume
 from vesselseg.pipeline import PipelineConfig, build_prior, train
+from vesselseg.prior import check as prior_check
 from vesselseg.solvers.refine import refine
 from vesselseg.solvers.settings import RefineSettings
-from vesselseg.synth import SynthSettings
+from vesselseg.synth.cases import SynthSettings
+from vesselseg.synth.forward import ForwardModel, render_phantom
 from vesselseg.training import TrainConfig
 
 TURN = np.linalg.qr(np.array([[1.0, 0.3, 0.1], [-0.3, 1.0, 0.2], [0.1, -0.2, 1.0]]))[0]

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from vesselseg.grid import Grid
-from vesselseg.preview import Scene, draw
-from vesselseg.preview_planes import deepest, planes
-from vesselseg.preview_wall import decimate, vertex_normals
+from vesselseg.preview.page import Scene, draw
+from vesselseg.preview.planes import deepest, planes
+from vesselseg.preview.wall import decimate, vertex_normals
 
 CODES = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 
@@ -180,7 +180,7 @@ def test_the_slices_pass_through_the_thickest_lumen():
 def test_decimation_keeps_place_and_colour(monkeypatch):
     grid = Grid.from_spacing((30, 30, 30), 1.0)
     _, vertices, faces = ball(grid, 10.0)
-    monkeypatch.setattr("vesselseg.preview_wall.MAX_FACES", 1000)
+    monkeypatch.setattr("vesselseg.preview.wall.MAX_FACES", 1000)
     fewer, kept, values = decimate(vertices, faces, vertices[:, 0])
     assert 100 < len(kept) <= 1000 < len(faces)
     radius = np.linalg.norm(fewer - vertices.mean(0), axis=1)

@@ -11,9 +11,9 @@ import pytest
 from vesselseg.errors import ConfigError, DataError, NoInterfaceError
 from vesselseg.fields import LevelSet, Probability, StopReason
 from vesselseg.grid import Grid
-from vesselseg.prior import BoundaryPrior, PriorSettings, without_paths
-from vesselseg.prior_check import check
-from vesselseg.prior_file import content_digest, decode
+from vesselseg.prior.boundary import BoundaryPrior, PriorSettings, without_paths
+from vesselseg.prior.check import check
+from vesselseg.prior.file import content_digest, decode
 
 RIGHT = make.oblique((0.9, 1.0, 1.25))
 LEFT = make.oblique((0.9, 1.0, 1.25), left_handed=True)

@@ -14,8 +14,8 @@ import prior_builders as make
 import pytest
 
 from vesselseg.errors import DataError
-from vesselseg.prior import BoundaryPrior
-from vesselseg.prior_file import decode, encode
+from vesselseg.prior.boundary import BoundaryPrior
+from vesselseg.prior.file import decode, encode
 
 GOOD = make.small()
 DATA = GOOD.to_bytes()

@@ -7,9 +7,9 @@ import prior_builders as make
 import pytest
 
 from vesselseg.grid import Grid
-from vesselseg.prior import BoundaryPrior
-from vesselseg.prior_check import check, summary
-from vesselseg.prior_fields import quality_figures
+from vesselseg.prior.boundary import BoundaryPrior
+from vesselseg.prior.check import check, summary
+from vesselseg.prior.fields import quality_figures
 
 GOOD = make.small()
 CELLS = ("/surface/faces", "/surface/face_label")

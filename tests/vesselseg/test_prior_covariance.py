@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from vesselseg import covariance
+from vesselseg.prior import covariance
 
 CASES = [
     ((4, 5, 3), (1.0, 0.7, 1.4), 1.3, 4),

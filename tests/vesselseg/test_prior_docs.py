@@ -8,7 +8,7 @@ import prior_builders as make
 import pytest
 
 from vesselseg.grid import Grid
-from vesselseg.prior_schema import OPENING, OPENING_UNITS, markdown_table
+from vesselseg.prior.schema import OPENING, OPENING_UNITS, markdown_table
 
 TEXT = (Path(__file__).parents[2] / "docs" / "prior-format.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)

@@ -6,11 +6,12 @@ from scipy.ndimage import binary_dilation
 from scipy.spatial import cKDTree
 from scipy.stats import norm
 
-from vesselseg import banded, forward, phantoms, synth, vascular
+from vesselseg import phantoms, synth
 from vesselseg.config import build
 from vesselseg.errors import ConfigError, DataError
-from vesselseg.forward import ForwardModel, render, render_phantom
 from vesselseg.grid import Grid
+from vesselseg.synth import banded, forward, vascular
+from vesselseg.synth.forward import ForwardModel, render, render_phantom
 
 SMALL = synth.SynthSettings(shape=(40, 36, 44))
 CLEAN = ForwardModel(noise="none", lumen=1.0, background=0.0)
@@ -211,7 +212,7 @@ def drawn():
 
 
 def test_a_case_is_a_pure_function_of_seed_and_index(drawn):
-    synth._geometry.cache_clear()
+    synth.cases._geometry.cache_clear()
     again = synth.case(11, 7, SMALL)
     np.testing.assert_array_equal(again.image, drawn[7].image)
     np.testing.assert_array_equal(again.phi, drawn[7].phi)

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from pydantic import Field as Limits
 from pydantic import model_validator
 
+from ..config import Settings
+from ..errors import ConfigError
+from ..fields import Case, Field, Progress, silent
+from ..grid import Grid
 from . import vascular
 from .appearance import paint
-from .config import Settings
-from .errors import ConfigError
-from .fields import Case, Field, Progress, silent
 from .forward import ForwardModel, gaussian_process, occupancy, render, render_phantom
-from .grid import Grid
 
 __all__ = [
     "ForwardModel",
@@ -304,7 +304,7 @@ def write_dataset(
     ConfigError
         If n is not positive, or files exist and ``overwrite`` is false.
     """
-    from .io import atomic
+    from ..io import atomic
 
     if n < 1:
         raise ConfigError("bad number of cases", found=n, need="at least 1")

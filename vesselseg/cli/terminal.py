@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import EnvironmentFault, InputError, printable
+from ..errors import EnvironmentFault, InputError, printable
 
 if TYPE_CHECKING:
-    from .fields import Progress
+    from ..fields import Progress
 
 
 class PipeClosed(BaseException):

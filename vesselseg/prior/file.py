@@ -18,11 +18,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DataError
-from .grid import check_affine
-from .io.hdf5_guard import DAMAGED, guard_hdf5, read_array
-from .prior_fields import spacing_of
-from .prior_schema import (
+from ..errors import DataError
+from ..grid import check_affine
+from ..io.hdf5_guard import DAMAGED, guard_hdf5, read_array
+from ..wall_geometry import gradient
+from .fields import spacing_of
+from .schema import (
     FIXED_ROOT,
     FORMAT,
     KINDS,
@@ -33,8 +34,7 @@ from .prior_schema import (
     storage,
     structure_fault,
 )
-from .prior_vtk import add_vtk
-from .wall_geometry import gradient
+from .vtk import add_vtk
 
 PathLike = str | os.PathLike[str]
 Arrays = Mapping[str, NDArray[Any]]

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from .cli_terminal import Terminal
-    from .config import Model as SettingsModel
+    from ..config import Model as SettingsModel
+    from .terminal import Terminal
 
 RANGES = {
     "seed": (0, 2**63 - 1),
@@ -167,7 +167,7 @@ def settings(
     given : mapping
         Dotted key to value; None means that the option was not given.
     """
-    from .config import build, load_toml, override
+    from ..config import build, load_toml, override
 
     tree = override(load_toml(options.config) if options.config else {}, options.set or [])
     for dotted, value in given.items():

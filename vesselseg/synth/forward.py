@@ -17,12 +17,12 @@ from numba import njit
 from numpy.typing import NDArray
 from pydantic import Field as Limits
 
+from ..config import Settings
+from ..errors import ConfigError, DataError
+from ..fields import Field, Volume
+from ..grid import Grid
+from ..phantoms.problems import Phantom
 from .banded import Operator, apply_all, box, cubic, gaussian, linear
-from .config import Settings
-from .errors import ConfigError, DataError
-from .fields import Field, Volume
-from .grid import Grid
-from .phantoms import Phantom
 
 BLOCK = 64
 START_BLUR = 0.4  # s.d., in fine voxels per axis, of the edge that is sampled: no aliasing

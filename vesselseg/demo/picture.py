@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .fields import Volume
-from .preview_panels import (
+from ..fields import Volume
+from ..preview.panels import (
     FAINT,
     INK,
     NETWORK,
@@ -24,7 +24,7 @@ from .preview_panels import (
     scale_bar,
     window,
 )
-from .preview_planes import planes
+from ..preview.planes import planes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .grid import Grid
+from ..grid import Grid
 
 Array = NDArray[Any]
 

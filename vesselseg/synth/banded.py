@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .fields import Field
+from ..fields import Field
 
 Operator = tuple[NDArray[np.int64], Field]
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DataError
-from .fields import Volume
-from .grid import Grid
-from .preview_panels import (
+from ..errors import DataError
+from ..fields import Volume
+from ..grid import Grid
+from .panels import (
     AMBER,
     FAINT,
     MILLIMETRE,
@@ -31,14 +31,14 @@ from .preview_panels import (
     scale_bar,
     window,
 )
-from .preview_planes import Plane, deepest, planes
-from .preview_wall import camera, decimate, shade, sigma_map, vertex_normals
+from .planes import Plane, deepest, planes
+from .wall import camera, decimate, shade, sigma_map, vertex_normals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .prior import BoundaryPrior
+    from ..prior.boundary import BoundaryPrior
 
 Array = NDArray[Any]
 

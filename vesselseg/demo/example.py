@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from . import data, metrics, phantoms, prior_check
-from .demo_picture import compare
-from .fields import LevelSet, Probability, Progress, Volume, silent
-from .forward import ForwardModel, render_phantom
-from .infer import segment
-from .io import read_volume
-from .io.atomic import check_folder, check_target, write_bytes
-from .pipeline import PipelineConfig, build_prior
-from .preview import preview
-from .prior import BoundaryPrior
-from .solvers.refine import refine
-from .solvers.settings import RefineSettings
+from .. import data, metrics, phantoms
+from ..fields import LevelSet, Probability, Progress, Volume, silent
+from ..infer import segment
+from ..io import read_volume
+from ..io.atomic import check_folder, check_target, write_bytes
+from ..pipeline import PipelineConfig, build_prior
+from ..preview.page import preview
+from ..prior import check as prior_check
+from ..prior.boundary import BoundaryPrior
+from ..solvers.refine import refine
+from ..solvers.settings import RefineSettings
+from ..synth.forward import ForwardModel, render_phantom
+from .picture import compare
 
 PHANTOM = "bifurcation"
 RADIUS_VOXELS = 4.0

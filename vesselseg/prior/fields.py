@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import wall_geometry as geometry
-from .errors import DataError, NoInterfaceError
-from .prior_schema import OPENING
+from .. import wall_geometry as geometry
+from ..errors import DataError, NoInterfaceError
+from .schema import OPENING
 from .surface import (
     WALL,
     area_vectors,

@@ -11,11 +11,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from . import phantoms
+from .. import phantoms
+from ..fields import Field
+from ..solvers import advect, redistance
 from . import vascular_kernels as kernels
-from .fields import Field
 from .forward import gaussian_process
-from .solvers import advect, redistance
 
 MARGIN = 7.5  # voxels about each vessel where its distance is computed
 BAND = 4.0  # voxels where the deformed level set is redistanced to high order

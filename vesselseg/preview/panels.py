@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .preview_planes import Plane
+from .planes import Plane
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,14 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field as Bounded
 
-from . import __version__, covariance
-from . import prior_fields as fields
-from .config import Settings
-from .errors import ConfigError, DataError, printable
-from .fields import Probability, Refinement, Volume
-from .grid import Grid
-from .prior_schema import FIXED_ROOT, KINDS, OPENING_UNITS, VERSION, VOLATILE
-from .wall_geometry import smallest_radius
+from .. import __version__
+from ..config import Settings
+from ..errors import ConfigError, DataError, printable
+from ..fields import Probability, Refinement, Volume
+from ..grid import Grid
+from ..wall_geometry import smallest_radius
+from . import covariance, fields
+from .schema import FIXED_ROOT, KINDS, OPENING_UNITS, VERSION, VOLATILE
 
 PathLike = str | os.PathLike[str]
 Floats = NDArray[np.floating]
@@ -139,7 +139,7 @@ class BoundaryPrior:
     @classmethod
     def read(cls, path: PathLike) -> BoundaryPrior:
         """Read a prior file; raises DataError for anything that is not a whole, sane prior."""
-        from .prior_file import decode
+        from .file import decode
 
         return cls(*decode(path))
 
@@ -160,8 +160,8 @@ class BoundaryPrior:
         EnvironmentFault
             Folder, permission, disk.
         """
-        from .io.atomic import write_bytes
-        from .prior_file import stored_digest
+        from ..io.atomic import write_bytes
+        from .file import stored_digest
 
         data = self.to_bytes()
         write_bytes(path, data, overwrite=overwrite)
@@ -169,8 +169,8 @@ class BoundaryPrior:
 
     def to_bytes(self) -> bytes:
         """Return the bytes of the prior file after validating the content."""
-        from .prior_file import encode, semantic_fault
-        from .prior_schema import structure_fault
+        from .file import encode, semantic_fault
+        from .schema import structure_fault
 
         fault = structure_fault(self.arrays, self.attributes)
         fault = fault or semantic_fault(self.arrays, self.attributes)

@@ -15,15 +15,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from . import wall_geometry as geometry
-from .errors import DataError
-from .io.guard import read_bytes_checked
-from .io.hdf5_guard import guard_hdf5
-from .prior import ABSOLUTE_PATH, BoundaryPrior
-from .prior_fields import columns_of, quality_figures, spacing_of
-from .prior_file import MAX_BYTES, decode, encode, is_assembly_link, semantic_fault
-from .prior_vtk import vtk_fault
+from .. import wall_geometry as geometry
+from ..errors import DataError
+from ..io.guard import read_bytes_checked
+from ..io.hdf5_guard import guard_hdf5
+from .boundary import ABSOLUTE_PATH, BoundaryPrior
+from .fields import columns_of, quality_figures, spacing_of
+from .file import MAX_BYTES, decode, encode, is_assembly_link, semantic_fault
 from .surface import area_vectors, enclosed_volume, is_closed
+from .vtk import vtk_fault
 
 PathLike = str | os.PathLike[str]
 Level = Literal["error", "warning"]

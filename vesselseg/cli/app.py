@@ -16,9 +16,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from . import __version__, cli_verbs, device
-from .cli_terminal import PipeClosed, Terminal, silence_stdout, stdout_fault
-from .errors import ConfigError, EnvironmentFault, InputError
+from .. import __version__, device
+from ..errors import ConfigError, EnvironmentFault, InputError
+from . import verbs
+from .terminal import PipeClosed, Terminal, silence_stdout, stdout_fault
 
 # Typer 0.29 carries its own copy of click, earlier ones import it: take the class from the family.
 UsageError: Any = typer.BadParameter.__base__
@@ -70,7 +71,7 @@ def common(
     """Take the options that every verb understands; ``main`` has read them already."""
 
 
-cli_verbs.register(app)
+verbs.register(app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -146,7 +147,7 @@ def _usage(error: Any) -> ConfigError:
     context = getattr(error, "ctx", None)
     name = context.command_path if context is not None else "vesselseg"
     if text == "Missing command":
-        text += ", one of " + ", ".join(cli_verbs.NAMES)
+        text += ", one of " + ", ".join(verbs.NAMES)
     return ConfigError(text[:1].lower() + text[1:], remedy=f"see {name} --help")
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..fields import Field
 from .banded import Operator, apply_all, gaussian
-from .fields import Field
 from .forward import add_noise, gaussian_process, occupancy, slice_operators
 
 RENDER_FACTOR = 2  # fine samples per voxel: worst error of the partial volume 0.01 at r = 1.5

@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import device
-from .cli_options import Options, command, components, reading, settings
-from .cli_terminal import Terminal, show
-from .errors import ConfigError, DataError, EnvironmentFault, NumericalError
+from .. import device
+from ..errors import ConfigError, DataError, EnvironmentFault, NumericalError
+from .options import Options, command, components, reading, settings
+from .terminal import Terminal, show
 
 if TYPE_CHECKING:
     import typer
 
-    from .prior import BoundaryPrior
+    from ..prior.boundary import BoundaryPrior
 
 SAVED = ("prob", "phi", "sigma", "mask")
 HDF5 = {".h5", ".hdf5", ".vtkhdf"}
@@ -27,7 +27,7 @@ OPEN_WITH = "pyvista.read(file, force_ext='.vtkhdf')"
 def demo(terminal: Terminal, options: Options) -> int:
     """Run the bundled carotid scan and a phantom with known truth."""
     machine(options)
-    from . import demo as example
+    from ..demo import example
 
     with terminal.progress() as progress:
         result = example.run_demo(
@@ -46,10 +46,10 @@ def demo(terminal: Terminal, options: Options) -> int:
 def prior(terminal: Terminal, options: Options) -> None:
     """Make a boundary prior of a scan: the whole path."""
     machine(options)
-    from . import prior_check
-    from .io import read_start, read_volume
-    from .io.atomic import check_target
-    from .pipeline import PipelineConfig, build_prior
+    from ..io import read_start, read_volume
+    from ..io.atomic import check_target
+    from ..pipeline import PipelineConfig, build_prior
+    from ..prior import check as prior_check
 
     given = {
         "seed": options.seed,
@@ -100,10 +100,10 @@ def refine(terminal: Terminal, options: Options) -> None:
 def segment(terminal: Terminal, options: Options) -> None:
     """Find the lumen with the network: a probability map on the scan's grid."""
     limits(options)
-    from .infer import SegmentSettings, require_device
-    from .infer import segment as run
-    from .io import read_volume, write_image
-    from .io.atomic import check_target
+    from ..infer import SegmentSettings, require_device
+    from ..infer import segment as run
+    from ..io import read_volume, write_image
+    from ..io.atomic import check_target
 
     config = settings(SegmentSettings, options, {"device": network_device(options)})
     require_device(config.device)
@@ -148,9 +148,9 @@ def saved(options: Options) -> dict[str, Path]:
 def train(terminal: Terminal, options: Options) -> None:
     """Train a network on synthetic scans; ``--set network=NAME`` picks it, see ``models``."""
     limits(options)
-    from .io.atomic import check_folder
-    from .pipeline import train as run
-    from .training import TrainConfig, require
+    from ..io.atomic import check_folder
+    from ..pipeline import train as run
+    from ..training import TrainConfig, require
 
     given = {
         "seed": options.seed,
@@ -174,7 +174,7 @@ def train(terminal: Terminal, options: Options) -> None:
 def models(terminal: Terminal, options: Options) -> None:
     """List the networks and the shipped checkpoints, or show one of them."""
     working_folder()
-    from .nets import catalogue
+    from ..nets import catalogue
 
     if options.action == "info" and options.name:
         facts = catalogue.about(options.name)
@@ -190,9 +190,9 @@ def models(terminal: Terminal, options: Options) -> None:
 def import_checkpoint(terminal: Terminal, options: Options) -> None:
     """Turn a PyTorch file of weights into a checkpoint; nothing in it is run."""
     limits(options)
-    from .io.atomic import check_target
-    from .nets.convert import ImportSettings
-    from .nets.convert import import_checkpoint as run
+    from ..io.atomic import check_target
+    from ..nets.convert import ImportSettings
+    from ..nets.convert import import_checkpoint as run
 
     config = settings(ImportSettings, options, {"seed": options.seed})
     distinct(options, options.output)
@@ -207,8 +207,8 @@ def import_checkpoint(terminal: Terminal, options: Options) -> None:
 def synth(terminal: Terminal, options: Options) -> None:
     """Make synthetic scans with their exact distance to the wall."""
     limits(options)
-    from .io.atomic import check_folder
-    from .synth import SynthSettings, write_dataset
+    from ..io.atomic import check_folder
+    from ..synth.cases import SynthSettings, write_dataset
 
     config = settings(SynthSettings, options, {})
     check_folder(options.output)
@@ -231,7 +231,7 @@ def check(terminal: Terminal, options: Options) -> int:
         terminal.warn(described(options)["warnings"])
         show({"file": str(options.file), "ok": True}, options.json, lambda: f"ok  {options.file}")
         return 0
-    from . import prior_check
+    from ..prior import check as prior_check
 
     findings = prior_check.check(options.file, deep=options.deep)
     failed = [f for f in findings if not f.ok and f.level == "error"]
@@ -257,7 +257,7 @@ def info(terminal: Terminal, options: Options) -> None:
 def evaluate(terminal: Terminal, options: Options) -> None:
     """Compare a segmentation with the truth: overlap, wall distances, topology."""
     limits(options)
-    from .evaluation import evaluate as run
+    from ..evaluation import evaluate as run
 
     found = run(options.file, options.truth)
     show(found, options.json, lambda: "\n".join(outline(found)))
@@ -266,9 +266,9 @@ def evaluate(terminal: Terminal, options: Options) -> None:
 def preview(terminal: Terminal, options: Options) -> None:
     """Draw a prior: slices, projection, wall and convergence."""
     working_folder()
-    from .io.atomic import check_target, write_bytes
-    from .preview import preview as draw
-    from .prior import BoundaryPrior
+    from ..io.atomic import check_target, write_bytes
+    from ..preview.page import preview as draw
+    from ..prior.boundary import BoundaryPrior
 
     distinct(options, options.output)
     ending(options.output, ".png")
@@ -378,18 +378,18 @@ def is_prior(options: Options) -> bool:
 def described(options: Options) -> dict[str, Any]:
     """Return what is in a file, by its kind."""
     if is_prior(options):
-        from .prior import BoundaryPrior
-        from .prior_check import summary
+        from ..prior.boundary import BoundaryPrior
+        from ..prior.check import summary
 
         held = BoundaryPrior.read(options.file)
         provenance = {"provenance": held.provenance, "open_with": OPEN_WITH}
         return {"file": str(options.file), **summary(held), **provenance}
     if options.file.suffix in (".safetensors", ".json"):
         working_folder()
-        from .nets import checkpoint
+        from ..nets import checkpoint
 
         return {"file": str(options.file), **checkpoint.load(options.file).card, "warnings": []}
-    from .io import read_volume
+    from ..io import read_volume
 
     volume = read_volume(options.file, **reading(options))
     low, high = float(volume.values.min()), float(volume.values.max())

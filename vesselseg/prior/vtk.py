@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from .prior_schema import SCHEMA, Entry
+from .schema import SCHEMA, Entry
 
 Put = Callable[[h5py.File, str, NDArray[Any], str], h5py.Dataset]
 

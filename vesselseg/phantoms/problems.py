@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import ConfigError
-from .grid import Grid
+from ..errors import ConfigError
+from ..grid import Grid
 from .shapes import (
     Curve,
     Part,

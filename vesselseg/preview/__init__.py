@@ -1,0 +1,5 @@
+"""One picture of a prior: slices, projection, surface, convergence."""
+
+from .page import preview
+
+__all__ = ["preview"]
