@@ -148,13 +148,22 @@ def estimate_psf(image: NDArray, band: Band, psf: float, means_mm: float, parts:
     """Blur that leaves the smallest residual near the wall; parabola through the best three."""
     start = fit_appearance(image, band, lumen_profile(band, psf), means_mm, parts)
     before = start if start.parts > 1 else None
-    cost = np.empty(len(PSF_RANGE))
-    for n, trial in enumerate(PSF_RANGE):
-        fit = fit_once(image, band, lumen_profile(band, trial), means_mm, start.parts, before)
-        cost[n] = np.mean(np.minimum(np.abs(fit.residual[: band.core]), 4.0 * fit.noise) ** 2)
-    best = int(np.clip(np.argmin(cost), 1, len(PSF_RANGE) - 2))
-    a, b, _ = np.polyfit(PSF_RANGE[best - 1 : best + 2], cost[best - 1 : best + 2], 2)
-    vertex = -b / (2.0 * a) if a > 0.0 else PSF_RANGE[np.argmin(cost)]
+
+    @functools.cache
+    def cost(n: int) -> float:
+        profile = lumen_profile(band, PSF_RANGE[n])
+        fit = fit_once(image, band, profile, means_mm, start.parts, before)
+        return float(np.mean(np.minimum(np.abs(fit.residual[: band.core]), 4.0 * fit.noise) ** 2))
+
+    # Downhill from the present blur: each trial is a fit to the whole wall.
+    best = int(np.clip(np.abs(PSF_RANGE - psf).argmin(), 1, len(PSF_RANGE) - 2))
+    while best > 1 and cost(best - 1) < cost(best):
+        best -= 1
+    while best < len(PSF_RANGE) - 2 and cost(best + 1) < cost(best):
+        best += 1
+    three = range(best - 1, best + 2)
+    a, b, _ = np.polyfit(PSF_RANGE[three], [cost(n) for n in three], 2)
+    vertex = -b / (2.0 * a) if a > 0.0 else PSF_RANGE[min(three, key=cost)]
     return float(np.clip(vertex, PSF_RANGE[0], PSF_RANGE[-1]))
 
 

@@ -54,10 +54,13 @@ class Band:
         return out
 
     def moved(self, step: NDArray) -> NDArray:
-        """Distance field less a step at the core voxels, constant along normals."""
-        out = self.distance_field.copy()
-        kernels.scatter(self.index, self.phi_mm - self.extended(step), out)
-        return out
+        """Distance field less a step at the core voxels, constant along normals.
+
+        It is the band's own field, written over: a wall that has moved needs a new band, and a
+        copy of a large volume takes as long as a linear solve.
+        """
+        kernels.scatter(self.index, self.phi_mm - self.extended(step), self.distance_field)
+        return self.distance_field
 
     def graph(self) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
         """Connect the core: neighbours along the wall, and the core voxel of each wall point.

@@ -113,7 +113,7 @@ def map_step(problem: Problem, state: State) -> State:
         )
     return replace(
         state,
-        phi=moved_wall(band, step),
+        phi=band.moved(step),
         steps=state.steps + 1,
         rms_mm=trimmed_rms(step[near]),
         facts=(("noise", view.looks[0].noise), ("contrast", contrast_of(view))),
@@ -200,11 +200,6 @@ def sigma_at(problem: Problem, band: Band) -> Values:
 def contrast_of(view: View) -> float:
     """Typical contrast of the scan at the wall."""
     return float(np.median(np.abs(view.looks[0].contrast[: view.band.core])))
-
-
-def moved_wall(band: Band, step: NDArray) -> NDArray:
-    """Move the wall outward by the step: phi falls by it, constant along normals."""
-    return band.moved(step)
 
 
 def posterior(problem: Problem, state: State) -> tuple[NDArray, NDArray, dict[str, float]]:
