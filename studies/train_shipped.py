@@ -10,19 +10,21 @@ package, with the log and the learning curves under ``results``.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from vesselseg import synth
 from vesselseg.fields import Case
 from vesselseg.io.atomic import write_bytes
 from vesselseg.nets import checkpoint
-from vesselseg.training import TrainConfig, fit
+from vesselseg.training import VALIDATION_SEED, TrainConfig, fit
 
 log = logging.getLogger("train_shipped")
 RESULTS = Path(__file__).parent / "results"
@@ -30,39 +32,68 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Source:
-    """Synthetic cases of one size; the twins of a geometry go to different batches of two."""
+    """``count`` synthetic cases of one shape, in half precision, kept in a folder.
+
+    A case is drawn where it is not in the folder yet: ``--prepare`` fills the folder ahead of the
+    training, or beside it, and changes nothing but the time. Beyond ``count`` the cases come again,
+    turned and flipped anew. The twins of a geometry go to different batches of two.
+    """
 
     shape: tuple[int, ...]
+    folder: Path
+    count: int
 
     def __call__(self, seed: int, index: int) -> Case:
         """Return case ``index`` with its group of four reordered to 0, 2, 1, 3."""
-        group, place = divmod(index, 4)
+        group, place = divmod(index % self.count, 4)
         twin = 4 * group + (0, 2, 1, 3)[place]
-        return synth.case(seed, twin, synth.SynthSettings(shape=self.shape))
+        path = self.folder / f"{seed}-{'x'.join(map(str, self.shape))}" / f"{twin:06d}.npz"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, packed(synth.case(seed, twin, synth.SynthSettings(shape=self.shape))))
+        with np.load(path) as kept:
+            facts = json.loads(str(kept["facts"]))
+            image, phi = (kept[name].astype(np.float32) for name in ("image", "phi"))
+            return Case(image, phi, kept["centreline"], facts)
+
+
+def packed(case: Case) -> bytes:
+    """Return a case as the bytes of an npz file."""
+    buffer = io.BytesIO()
+    image, phi = (x.astype(np.float16) for x in (case.image, case.phi))
+    facts = np.array(json.dumps(case.facts))
+    np.savez(buffer, image=image, phi=phi, centreline=case.centreline, facts=facts)
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One call of ``fit``: side of the patches and settings."""
+    """One call of ``fit``: number of cases, their side, and settings."""
 
     name: str
     side: int
+    cases: int
     seed: int
     steps: int
     batch: int
     lr: float
     final_lr: float
 
+    def source(self, dims: int, folder: Path) -> Source:
+        """Return the cases."""
+        return Source((self.side,) * dims, folder / "cases", self.cases)
 
-SIZES = {3: "base", 2: "base"}
+
+SIZE = "swift"
+VALIDATION_CASES = 32
 PHASES = {
     3: (
-        Phase("small", 48, seed=1, steps=1800, batch=2, lr=3e-3, final_lr=0.3),
-        Phase("large", 64, seed=2, steps=600, batch=2, lr=1e-3, final_lr=0.01),
+        Phase("small", 64, cases=6000, seed=11, steps=4000, batch=2, lr=3e-3, final_lr=0.3),
+        Phase("large", 96, cases=1500, seed=12, steps=1000, batch=2, lr=1e-3, final_lr=0.01),
     ),
     2: (
-        Phase("small", 96, seed=1, steps=1500, batch=8, lr=3e-3, final_lr=0.3),
-        Phase("large", 160, seed=2, steps=300, batch=6, lr=1e-3, final_lr=0.01),
+        Phase("small", 96, cases=6000, seed=1, steps=1500, batch=8, lr=3e-3, final_lr=0.3),
+        Phase("large", 160, cases=2000, seed=2, steps=300, batch=6, lr=1e-3, final_lr=0.01),
     ),
 }
 
@@ -70,7 +101,7 @@ PHASES = {
 def config(phase: Phase, dims: int, init: str) -> TrainConfig:
     """Return the settings of a phase that starts from the weights ``init``."""
     return TrainConfig(
-        options={"size": SIZES[dims]},
+        options={"size": SIZE},
         dims=dims,
         seed=phase.seed,
         init=init,
@@ -79,8 +110,17 @@ def config(phase: Phase, dims: int, init: str) -> TrainConfig:
         lr=phase.lr,
         final_lr=phase.final_lr,
         workers=1,
-        validation_cases=24,
+        validation_cases=VALIDATION_CASES,
     )
+
+
+def prepare(phase: Phase, dims: int, folder: Path) -> None:
+    """Draw the cases of a phase ahead: those of the validation, then those of the training."""
+    source = phase.source(dims, folder)
+    for index in range(VALIDATION_CASES):
+        source(phase.seed + VALIDATION_SEED, index)
+    for index in range(phase.cases):
+        source(phase.seed, index)
 
 
 def release(folder: Path, dims: int) -> Path:
@@ -142,6 +182,7 @@ def main() -> None:
     parser.add_argument("--dims", type=int, choices=(2, 3), default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", help="run this phase alone")
+    parser.add_argument("--prepare", action="store_true", help="draw the cases, train nothing")
     parser.add_argument("--release", action="store_true", help="calibrate and ship the result")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -151,8 +192,12 @@ def main() -> None:
         folder = arguments.output / phase.name
         settings = config(phase, arguments.dims, init)
         init = str(folder / "best.json")
-        if arguments.only in (None, phase.name) and not arguments.release:
-            source = Source((phase.side,) * arguments.dims)
+        if arguments.release or arguments.only not in (None, phase.name):
+            continue
+        if arguments.prepare:
+            prepare(phase, arguments.dims, arguments.output)
+        else:
+            source = phase.source(arguments.dims, arguments.output)
             resume = (folder / "last.json").exists()
             fit(settings, source, folder, progress=Report(), resume=resume)
             log.info("phase %s done", phase.name)

@@ -13,7 +13,7 @@ import torch
 
 from vesselseg import nets
 from vesselseg.errors import CheckpointError
-from vesselseg.nets import checkpoint
+from vesselseg.nets import checkpoint, vesselnet
 
 TINY = {"name": "vesselnet", "dims": 3, "in_channels": 1, "classes": 1, "size": "tiny"}
 
@@ -201,3 +201,30 @@ def test_a_kill_between_weights_and_sidecar_leaves_the_last_pair(tmp_path):
     assert checkpoint.load(first).card["sha256"] == before
     checkpoint.save(tmp_path / "net", state(), {"architecture": TINY}, tag="-2")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net-2.safetensors", "net.json"]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_unfolding_inverts_folding(dims):
+    x = torch.randn(2, 3, *(4, 6, 8)[:dims])
+    y = vesselnet.folded(x, 2)
+    assert y.shape == (2, 3 * 2**dims, *(n // 2 for n in x.shape[2:]))
+    assert torch.equal(y[:, 0], x[(slice(None), 0, *(slice(0, None, 2) for _ in range(dims)))])
+    assert torch.equal(vesselnet.unfolded(y, 2), x)
+
+
+def test_gradient_of_the_norm_in_bf16_is_that_of_float32():
+    # bfloat16 has 8 bits: single numbers are off by 2^-9, and so are the gradients.
+    torch.manual_seed(0)
+    norm = vesselnet.Norm(16)
+    torch.nn.init.normal_(norm.weight, 1.0, 0.3)
+    x, slope = 3.0 + torch.randn(2, 16, 6, 5, 4), torch.randn(2, 16, 6, 5, 4)
+    x, slope = x.bfloat16().float(), slope.bfloat16().float()
+
+    def gradients(dtype):
+        norm.zero_grad()
+        image = x.to(dtype).requires_grad_()
+        norm(image).backward(slope.to(dtype))
+        return [g.float() for g in (image.grad, norm.weight.grad, norm.bias.grad)]
+
+    for low, full in zip(gradients(torch.bfloat16), gradients(torch.float32), strict=True):
+        assert (low - full).norm() < 0.01 * full.norm()

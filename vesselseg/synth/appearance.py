@@ -93,12 +93,16 @@ def _tissues(shape: Sequence[int], rng: np.random.Generator, black_blood: bool) 
 
 
 def _distract(image: Field, rng: np.random.Generator, black_blood: bool) -> None:
-    """Paint an ellipsoid, a shell or a plate over the tissues, perhaps brighter than the lumen."""
+    """Paint an organ over the tissues, perhaps brighter than the lumen; a vein is darker."""
     shape = np.array(image.shape)
     n = len(shape)
+    kind = str(rng.choice(["ellipsoid", "shell", "plate", "vein"]))
+    if kind == "vein":
+        low, high = (0.2, 0.6) if black_blood else (0.0, 0.55)
+        image += _vein(image.shape, rng) * (np.float32(rng.uniform(low, high)) - image)
+        return
     turn, _ = np.linalg.qr(rng.standard_normal((n, n)))
     centre = rng.uniform(0.0, 1.0, n) * shape
-    kind = str(rng.choice(["ellipsoid", "shell", "plate"]))
     small = rng.random() < 0.4
     size = rng.uniform(1.5, 5.0) if small else rng.uniform(0.08, 0.35) * shape.max()
     semi = size * rng.uniform(0.6, 1.4, n)
@@ -121,6 +125,27 @@ def _distract(image: Field, rng: np.random.Generator, black_blood: bool) -> None
     image += cover * (np.float32(level) - image)
 
 
+def _vein(shape: Sequence[int], rng: np.random.Generator) -> Field:
+    """Draw the cover of a bent tube across the image: what looks like a vessel but is darker."""
+    n = len(shape)
+    turn, _ = np.linalg.qr(rng.standard_normal((n, n)))
+    centre = rng.uniform(0.1, 0.9, n) * np.array(shape)
+    axes = [
+        np.arange(m, dtype=np.float32) - np.float32(c) for m, c in zip(shape, centre, strict=True)
+    ]
+    along, *across = (
+        sum(np.ix_(*[a * np.float32(v) for a, v in zip(axes, row, strict=True)])) for row in turn
+    )
+    reach = float(max(shape))
+    sway, wave, phase = rng.uniform(0, 0.15) * reach, rng.uniform(0.5, 2.0), rng.uniform(0, 6.28)
+    across[0] = across[0] + np.float32(sway) * np.sin(
+        np.float32(6.28 * wave / reach) * along + np.float32(phase)
+    )
+    radius = float(np.exp(rng.uniform(np.log(1.0), np.log(6.0))))
+    distance = np.sqrt(sum(np.square(a) for a in across))
+    return np.clip(np.float32(radius + 0.5) - distance, 0.0, 1.0).astype(np.float32)
+
+
 def _lumen(phi: Field, rng: np.random.Generator, easy: bool, black_blood: bool) -> Field:
     """Draw the intensity inside: in-flow along the vessel, profile across it, dropout."""
     if black_blood:
@@ -131,6 +156,9 @@ def _lumen(phi: Field, rng: np.random.Generator, easy: bool, black_blood: bool) 
     if rng.random() < 0.6:
         slow = gaussian_process(phi.shape, rng.uniform(8.0, 40.0), rng)
         level *= np.exp(np.float32(rng.uniform(0.05, 0.35)) * np.clip(slow, -2, 2))
+    if rng.random() < 0.2:  # blood saturates on its way through the slab
+        way = _ramp_along(phi.shape, rng)
+        level *= 1 - np.float32(rng.uniform(0.1, 0.6)) * (1 - np.exp(-2 * way))
     if rng.random() < 0.3:
         depth = np.maximum(-phi, 0) / np.float32(rng.uniform(0.8, 4.0))
         loss = rng.uniform(0.1, 0.5)
@@ -143,6 +171,17 @@ def _lumen(phi: Field, rng: np.random.Generator, easy: bool, black_blood: bool) 
         loss = rng.uniform(0.3, 0.8)
         level *= 1 - np.float32(loss) * np.clip((patches - 1.2) / 0.4, 0.0, 1.0)
     return level
+
+
+def _ramp_along(shape: Sequence[int], rng: np.random.Generator) -> Field:
+    """Return 0 to 1 from one corner of the image to the opposite one along a random direction."""
+    weights = np.abs(rng.standard_normal(len(shape)))
+    weights /= weights.sum()
+    axes = [
+        np.linspace(0, w, n, dtype=np.float32)[:: rng.choice([-1, 1])]
+        for w, n in zip(weights, shape, strict=True)
+    ]
+    return np.asarray(sum(np.ix_(*axes)), dtype=np.float32)
 
 
 def _contrast(phi: Field, inside: Field, outside: Field) -> float:

@@ -63,8 +63,9 @@ class SynthSettings(Settings):
         Largest ratio of voxel sides before interpolation to the working grid.
     distractors : int
         Most ellipsoids, shells and plates in a case.
-    easy, empty, black_blood, shapes, deformed : float
-        Shares of cases: without distractors and at SNR >= 12; without lumen; dark lumen;
+    easy, empty, black_blood, flow, shapes, deformed : float
+        Shares of cases: without distractors and at SNR >= 12; without lumen; dark lumen; one
+        channel that is the speed, or speed times magnitude (PC-MRA), instead of the magnitude;
         phantoms instead of trees; with a deformed wall.
     """
 
@@ -79,6 +80,7 @@ class SynthSettings(Settings):
     easy: float = Limits(0.2, ge=0, le=1)
     empty: float = Limits(0.03, ge=0, le=1)
     black_blood: float = Limits(0.1, ge=0, le=1)
+    flow: float = Limits(0.12, ge=0, le=1)
     shapes: float = Limits(0.15, ge=0, le=1)
     deformed: float = Limits(0.7, ge=0, le=1)
 
@@ -129,7 +131,8 @@ def case(seed: int, index: int, settings: SynthSettings = DEFAULT) -> Case:
     psf = float(rng.uniform(*settings.psf))
     coarse = not easy and rng.random() < 0.5
     anisotropy = float(np.exp(rng.uniform(0, np.log(settings.anisotropy)))) if coarse else 1.0
-    black_blood = bool(rng.random() < settings.black_blood)
+    kind = _kind(settings, rng)
+    black_blood = bool(rng.random() < settings.black_blood) and kind == "magnitude"
     count = 0 if easy else int(rng.integers(0, settings.distractors + 1))
     image, painted = paint(
         geometry.phi,
@@ -142,8 +145,10 @@ def case(seed: int, index: int, settings: SynthSettings = DEFAULT) -> Case:
         distractors=count,
     )
     channels = [image]
-    if settings.channels == 2:
-        channels.append(_speed_channel(geometry, psf, snr, rng))
+    if settings.channels == 2 or kind != "magnitude":
+        speed = _speed_channel(geometry, image, psf, snr, rng)
+        product = {"magnitude": [image, speed], "speed": [speed], "angiogram": [image * speed]}
+        channels = product[kind]
     facts = {
         **geometry.facts,
         "seed": seed,
@@ -154,6 +159,7 @@ def case(seed: int, index: int, settings: SynthSettings = DEFAULT) -> Case:
         "easy": easy,
         "polarity": "dark" if black_blood else "bright",
         "distractors": count,
+        "image": kind,
         **painted,
     }
     return Case(np.stack(channels), geometry.phi, geometry.centreline, facts)
@@ -220,23 +226,41 @@ def _segments(
     return segments, name
 
 
-def _speed_channel(geometry: Geometry, psf: float, snr: float, rng: np.random.Generator) -> Field:
-    """Draw a speed image: parabolic flow, wraps above venc, phase noise larger outside."""
+def _kind(settings: SynthSettings, rng: np.random.Generator) -> str:
+    """Draw what the first channel shows."""
+    if settings.channels == 2 or rng.random() >= settings.flow:
+        return "magnitude"
+    return "speed" if rng.random() < 0.5 else "angiogram"
+
+
+def _speed_channel(
+    geometry: Geometry, magnitude: Field, psf: float, snr: float, rng: np.random.Generator
+) -> Field:
+    """Draw a speed image: flow blunt to parabolic, wraps above venc, phase noise where it is dark.
+
+    The phase noise of a component is venc/(π·SNR) times signal in the lumen over signal here
+    (Gudbjartsson 1995), up to a random phase in air; half of the images have static tissue
+    masked out.
+    """
     phi = geometry.phi
     local = np.float32(max(geometry.facts.get("radius", 2.0), 1.0))
     depth = np.clip(-phi / local, 0.0, 1.0)
     slow = gaussian_process(phi.shape, 0.5 * max(phi.shape), rng)
-    speed = (1 - (1 - depth) ** 2) * np.exp(np.float32(0.3) * np.clip(slow, -2, 2))
+    blunt = np.float32(rng.uniform(2.0, 8.0))  # 2: Poiseuille; above: the core of pulsatile flow
+    speed = (1 - (1 - depth) ** blunt) * np.exp(np.float32(0.3) * np.clip(slow, -2, 2))
     share = occupancy(phi, (1.0,) * phi.ndim, psf, supersample=2)
     venc = np.float32(rng.uniform(0.8, 2.0))
-    strength = np.float32(venc / (np.pi * snr))
-    spread = strength * np.where(phi < 0, 1.0, rng.uniform(1.0, 3.0)).astype(np.float32)
-    parts = [speed * share * c for c in _direction(phi.ndim, rng)]
+    lumen = phi < 0
+    signal = float(magnitude[lumen].mean()) if lumen.any() else float(magnitude.max())
+    dark = signal / np.maximum(magnitude, np.float32(1e-3 * abs(signal) + 1e-6))
+    spread = np.minimum(venc / np.float32(np.pi * snr) * dark, venc).astype(np.float32)
     total = np.zeros(phi.shape, dtype=np.float32)
-    for part in parts:
+    for part in (speed * share * c for c in _direction(phi.ndim, rng)):
         noisy = part + spread * rng.standard_normal(phi.shape, dtype=np.float32)
         wrapped = (noisy + venc) % (2 * venc) - venc
         total += np.square(wrapped)
+    if rng.random() < 0.5:
+        total *= phi < np.float32(rng.uniform(-0.5, 3.0))
     return np.sqrt(total)
 
 
