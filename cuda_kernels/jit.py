@@ -16,9 +16,8 @@ from numba.core.caching import FunctionCache
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # numba looks at the file of a kernel only, not at those of the functions compiled into it.
-SOURCES = hashlib.sha256(
-    b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
-).hexdigest()
+_TEXTS = [file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))]
+SOURCES = hashlib.sha256(b"".join(text for text in _TEXTS if b"\nfrom numba" in text)).hexdigest()
 
 # What unpickling a damaged file and rebuilding its code can raise.
 DAMAGE = (
