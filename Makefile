@@ -34,9 +34,9 @@ style:
 	@touch $@
 
 .venv/.test: pyproject.toml | .venv/bin/pip
-	$(INSTALL) -e ".[test,dicom,vtk]"
+	$(INSTALL) -e ".[test,dicom,vtk,tensorboard]"
 	@touch .venv/.core $@
 
 .venv/.dev: pyproject.toml | .venv/bin/pip
-	$(INSTALL) -e ".[test,dicom,vtk,dev]"
+	$(INSTALL) -e ".[test,dicom,vtk,tensorboard,dev]"
 	@touch .venv/.core .venv/.test $@

@@ -142,6 +142,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def leads() -> bool:
+    """Return whether this process speaks for the others that torchrun started beside it."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def quiet_threads() -> None:
     """Let idle OpenMP threads sleep; must run before torch is imported, the user's value wins.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,15 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from . import __version__
+from . import __version__, dataset
 from .calibration import calibrated, shipped
 from .config import Settings, build
 from .device import choose
 from .errors import DataError
 from .fields import LevelSet, Probability, Progress, Volume, silent
 from .infer import SegmentSettings, segment, thread_count
+from .io.atomic import check_folder, write_bytes
+from .nets import checkpoint
 from .prior.boundary import BoundaryPrior, PriorSettings
 from .solvers.redistancing import redistance
 from .solvers.refine import refine
@@ -56,6 +59,21 @@ class PipelineConfig(Settings):
     segment: SegmentSettings = SegmentSettings()
     refine: RefineSettings = RefineSettings()
     prior: PriorSettings = PriorSettings()
+
+
+class TrainRun(TrainConfig):
+    """Settings of ``train``: those of the network and of its cases.
+
+    Parameters
+    ----------
+    data : DataSettings, optional
+        A folder of the user's cases.
+    synth : SynthSettings, optional
+        Without a folder; default: the training family, 64 voxels wide.
+    """
+
+    data: dataset.DataSettings | None = None
+    synth: SynthSettings | None = None
 
 
 def build_prior(
@@ -139,31 +157,49 @@ def chosen(level_set: LevelSet, config: PipelineConfig) -> LevelSet:
 
 
 def train(
-    config: TrainConfig,
+    config: TrainRun,
     output: str | Path,
     *,
-    synth: SynthSettings | None = None,
     progress: Progress = silent,
     resume: bool = False,
 ) -> Path:
-    """Train a network on synthetic scans; return the sidecar of its best weights.
+    """Train a network on a folder of cases or on synthetic scans; return its best weights' sidecar.
 
     Parameters
     ----------
-    config : TrainConfig
-        Its patch shape is that of ``synth``.
+    config : TrainRun
+        Without a network of its own it takes that of ``init``.
     output : path
-        Folder for checkpoints, metrics and the learning curve.
-    synth : SynthSettings, optional
-        Default: the training family, in as many dimensions as the network.
+        Folder for checkpoints, metrics, the learning curve and, of a folder of cases,
+        ``split.json``: which were trained on, and what had to be assumed about them.
     resume : bool
         Continue from the last checkpoint; bitwise on the CPU.
     """
-    if synth is None:
+    config = like_init(config)
+    if config.data is None:
         patch = {"shape": (64,) * config.dims, "channels": config.in_channels}
-        synth = build(SynthSettings, patch)
-    source = functools.partial(case, settings=synth)
-    return fit(config, source, Path(output), progress=progress, resume=resume)
+        synth = config.synth or build(SynthSettings, patch)
+        drawn = functools.partial(case, settings=synth)
+        return fit(config, drawn, Path(output), progress=progress, resume=resume)
+    shape = config.dims, config.in_channels, config.classes
+    cases, validation, manifest = dataset.sources(config.data, *shape, config.seed)
+    doubts = dataset.notes((cases, validation))
+    text = json.dumps({**manifest, "notes": doubts}, indent=1) + "\n"
+    write_bytes(check_folder(output) / "split.json", text.encode())
+    counts = f"{cases.size} cases to train on, {validation.size} to validate"
+    progress("data", 1.0, f"{counts}; {len(doubts)} notes in split.json" if doubts else counts)
+    return fit(config, cases, Path(output), validation=validation, progress=progress, resume=resume)
+
+
+def like_init(config: TrainRun) -> TrainRun:
+    """Take the architecture of the weights to start from, unless a network is named."""
+    if not config.init or "network" in config.model_fields_set:
+        return config
+    architecture = dict(checkpoint.load(checkpoint.located(config.init)).card["architecture"])
+    own = {"dims", "in_channels", "classes", "distance"}
+    shape = {key: architecture.pop(key) for key in own & architecture.keys()}
+    update = {**shape, "network": architecture.pop("name"), "options": architecture}
+    return config.model_copy(update=update)
 
 
 def _seed_voxel(level_set: LevelSet, point: tuple[float, float, float] | None) -> tuple[int, ...]:

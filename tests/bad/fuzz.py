@@ -10,6 +10,8 @@ import traceback
 import h5py
 import image_builders as make
 import numpy as np
+import tifffile
+from scipy.io import savemat
 
 from vesselseg import Grid, Volume
 from vesselseg.errors import InputError
@@ -40,6 +42,9 @@ def bases(folder):
     single(folder / "s.h5")
     header = "{'descr': '<f4', 'fortran_order': False, 'shape': (8, 9, 10)}"
     np.savez_compressed(folder / "c.npz", a=make.field())
+    for name, packed in (("u.mat", False), ("p.mat", True)):
+        savemat(folder / name, {"image": make.field(), "dx": 1.0}, do_compression=packed)
+    tifffile.imwrite(folder / "t.tif", make.field(), compression="zlib")
     series = make.nii(make.field((2, *make.SHAPE)))
     files = {
         "a.nii": (make.nii(), {}),
@@ -49,6 +54,9 @@ def bases(folder):
         "c.npz": ((folder / "c.npz").read_bytes(), {"spacing_mm": 1.0}),
         "v.h5": ((folder / "v.h5").read_bytes(), {"frame": 1}),
         "s.h5": ((folder / "s.h5").read_bytes(), {}),
+        "u.mat": ((folder / "u.mat").read_bytes(), {"spacing_mm": 1.0}),
+        "p.mat": ((folder / "p.mat").read_bytes(), {"spacing_mm": 1.0}),
+        "t.tif": ((folder / "t.tif").read_bytes(), {"spacing_mm": 1.0}),
     }
     if "SimpleITK" in sys.modules:
         files |= {"m.mha": (make.mha(), {}), "z.mha": (make.mha(CompressedData="True"), {})}

@@ -122,7 +122,14 @@ def reference(name: str, p, t) -> float:
     ce = float(-(t * np.log(p)).sum(1).mean())
     return {
         "soft_bce": lambda: ce,
-        "weighted_ce": lambda: float(-(weight * t * np.log(p)).sum() / (weight * t).sum()),
+        "weighted_ce": lambda: float(
+            np.mean(
+                [
+                    -(weight * a * np.log(b)).sum() / (weight * a).sum()
+                    for a, b in zip(t, p, strict=True)
+                ]
+            )
+        ),
         "dice": lambda: each(dice),
         "bce_dice": lambda: 0.5 * ce + each(dice),
         "generalised_dice": lambda: float(np.mean([generalised(n) for n in range(2)])),
@@ -145,6 +152,25 @@ def test_a_term_equals_its_formula(name, classes):
     heads, target = random_case(classes)
     value = losses.TERMS[name](heads, target, SETTINGS).item()
     assert value == pytest.approx(reference(name, *np_case(classes)), rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", [1, 4])
+@pytest.mark.parametrize("name", losses.TERMS)
+def test_a_term_of_a_batch_is_the_mean_of_the_terms_of_its_images(name, classes):
+    """So gradients that are accumulated, or averaged over processes, are those of one batch."""
+    heads, target = random_case(classes)
+    target = target._replace(phi=target.phi + torch.tensor([0.0, 9.0])[:, None, None, None])
+    each = [
+        losses.TERMS[name](
+            nets.Heads(*(x[n : n + 1] for x in heads[:3])),
+            losses.Target(*(x[n : n + 1] for x in target)),
+            SETTINGS,
+        ).item()
+        for n in range(2)
+    ]
+    assert each[0] != each[1]
+    whole = losses.TERMS[name](heads, target, SETTINGS).item()
+    assert whole == pytest.approx(np.mean(each), rel=1e-5)
 
 
 def test_the_lovasz_loss_is_one_minus_jaccard_on_hard_predictions():
@@ -215,7 +241,8 @@ def test_distance_terms_equal_their_formula_and_skeleton_recall_counts():
     want = {"sdf_l1": np.abs(residual), "sdf_nll": nll}
     for name, values in want.items():
         value = losses.TERMS[name](heads, target, SETTINGS).item()
-        assert value == pytest.approx(np.average(values, weights=weight), rel=1e-5)
+        each = [np.average(v, weights=w) for v, w in zip(values, weight, strict=True)]
+        assert value == pytest.approx(np.mean(each), rel=1e-5)
     tube, p = target.centreline.bool(), torch.sigmoid(heads.logit[:, 0])
     shares = [1 - p[n][tube[n]].mean().item() for n in range(2)]
     value = losses.skeleton_recall(heads, target, SETTINGS).item()

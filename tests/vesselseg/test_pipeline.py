@@ -10,17 +10,18 @@ import pytest
 import vesselseg
 from vesselseg import metrics, phantoms
 from vesselseg.calibration import calibrated, shipped
+from vesselseg.config import build
 from vesselseg.errors import ConfigError, DataError, NoInterfaceError
 from vesselseg.fields import LevelSet, Probability, Volume
 from vesselseg.grid import Grid
 from vesselseg.io import read_volume
-from vesselseg.pipeline import PipelineConfig, build_prior, train
+from vesselseg.nets import checkpoint
+from vesselseg.pipeline import PipelineConfig, TrainRun, build_prior, train
 from vesselseg.prior import check as prior_check
 from vesselseg.solvers.refine import refine
 from vesselseg.solvers.settings import RefineSettings
-from vesselseg.synth.cases import SynthSettings
+from vesselseg.synth.cases import SynthSettings, write_dataset
 from vesselseg.synth.forward import ForwardModel, render_phantom
-from vesselseg.training import TrainConfig
 
 TURN = np.linalg.qr(np.array([[1.0, 0.3, 0.1], [-0.3, 1.0, 0.2], [0.1, -0.2, 1.0]]))[0]
 
@@ -177,9 +178,37 @@ def test_calibration_scales_only_within_its_classes():
 
 
 def test_training_through_the_front_door_leaves_a_checkpoint(tmp_path):
-    config = TrainConfig(options={"size": "small"}, steps=2, batch=1, workers=0, validation_cases=1)
-    made = vesselseg.train(config, tmp_path / "run", synth=SynthSettings(shape=(32, 32, 32)))
+    small = {"options": {"size": "small"}, "batch": 1, "validation_cases": 1, "steps": 2}
+    config = build(TrainRun, {**small, "synth": {"shape": (32, 32, 32)}})
+    made = vesselseg.train(config, tmp_path / "run")
     card = json.loads(made.read_text())
     assert card["architecture"]["name"] == "vesselnet"
+    assert card["config"]["synth"]["shape"] == [32, 32, 32]
     with pytest.raises(ConfigError):
-        train(TrainConfig(in_channels=3, steps=1), tmp_path / "other")
+        train(TrainRun(in_channels=3, steps=1), tmp_path / "other")
+
+
+def test_fine_tuning_on_a_folder_goes_on_from_the_shipped_weights(tmp_path):
+    """All of a user's run: masks, split, notes, epochs; the loss falls below the first one."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    write_dataset(data, 5, build(SynthSettings, {"shape": (48, 48), "empty": 0.0}), seed=3)
+    tree = {
+        "init": "vesselnet-2d-v1",
+        "dims": 2,
+        "epochs": 6,
+        "batch": 2,
+        "lr": 1e-3,
+        "validate_every": 6,
+        "validation_cases": 2,
+        "data": {"folder": str(data), "patch": (48, 48), "validation": 1},
+    }
+    made = vesselseg.train(build(TrainRun, tree), run)
+    card = json.loads(made.read_text())
+    shipped = checkpoint.load(checkpoint.shipped(2)).card["architecture"]
+    assert {k: card["architecture"].get(k) for k in shipped} == shipped
+    assert card["steps"] == 12
+    parts = json.loads((run / "split.json").read_text())
+    assert (len(parts["train"]), len(parts["val"])) == (4, 1)
+    assert "no voxel size: taken as 1 mm" in parts["notes"][0]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert np.mean([r["loss"] for r in rows[-4:]]) < np.mean([r["loss"] for r in rows[:4]])

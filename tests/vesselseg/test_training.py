@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +18,7 @@ from vesselseg import nets, training
 from vesselseg.config import build
 from vesselseg.errors import CheckpointError, ConfigError, EnvironmentFault, NumericalError
 from vesselseg.fields import Case
-from vesselseg.nets import checkpoint
+from vesselseg.nets import checkpoint, ranks
 from vesselseg.nets.samples import Cases
 from vesselseg.training import TrainConfig, fit
 
@@ -167,8 +171,8 @@ def test_dark_blood_is_shown_bright():
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({}, "steps or hours"),
-        ({"steps": 3, "hours": 1.0}, "steps or hours"),
+        ({}, "one of steps, epochs and hours"),
+        ({"steps": 3, "hours": 1.0}, "one of steps, epochs and hours"),
         ({"steps": 0}, "steps"),
         ({"steps": 3, "lr": 0.0}, "lr"),
         ({"steps": 3, "dims": 4}, "dims"),
@@ -273,4 +277,173 @@ def test_an_unknown_device_is_refused(name):
 def test_a_missing_device_is_refused_before_the_folder_is_made(tmp_path):
     with pytest.raises(EnvironmentFault, match="device cuda:999 is not usable"):
         fit(TrainConfig(device="cuda:999", **QUICK), ball_case, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- more than one batch, process or number type -----------------------------------------------
+
+PLAIN = {
+    "dims": 2,
+    "steps": 3,
+    "warmup": 0,
+    "optimizer": "sgd",
+    "lr": 0.1,
+    "ema": 0.5,
+    "precision": "fp32",
+}
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return checkpoint.load(folder / "last.json").tensors
+
+
+def largest_difference(one, other) -> float:
+    """Of the weights after some steps, over how far the first ones moved from zero."""
+    a, b = weights(one), weights(other)
+    return max((a[k] - b[k]).abs().max().item() for k in a)
+
+
+def test_accumulated_batches_are_one_large_batch(tmp_path):
+    """Four of one against one of four, all terms of the default loss; 1e-5 is for rounding."""
+    config = TrainConfig(**QUICK | PLAIN | {"batch": 4})
+    fit(config, disc_case, tmp_path / "one")
+    fit(config.model_copy(update={"batch": 1, "accumulate": 4}), disc_case, tmp_path / "four")
+    assert 0 < largest_difference(tmp_path / "one", tmp_path / "four") < 1e-5
+    rows = [(tmp_path / n / "metrics.jsonl").read_text().splitlines()[-1] for n in ("one", "four")]
+    first, second = map(json.loads, rows)
+    assert first["loss"] == pytest.approx(second["loss"], abs=1e-5)
+
+
+RANK = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+import test_training as t
+from vesselseg.training import TrainConfig, fit
+fit(TrainConfig(**t.QUICK | t.PLAIN), t.disc_case, Path(sys.argv[2]))
+"""
+
+
+def two_processes(output: Path) -> list[subprocess.Popen]:
+    """Start what torchrun would, without its own seconds."""
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        port = str(door.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    arguments = [sys.executable, "-c", RANK, str(Path(__file__).parent), str(output)]
+    ranks = ({**os.environ, **shared, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(2))
+    pipe = subprocess.PIPE
+    return [subprocess.Popen(arguments, env=e, stderr=pipe, text=True) for e in ranks]
+
+
+def test_two_processes_are_one_with_twice_the_batch(tmp_path):
+    """Gloo on the CPU; one of them writes."""
+    running = two_processes(tmp_path / "two")
+    fit(TrainConfig(**QUICK | PLAIN | {"batch": 4}), disc_case, tmp_path / "one")
+    errors = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], errors
+    assert 0 < largest_difference(tmp_path / "one", tmp_path / "two") < 1e-5
+    assert len(list((tmp_path / "two").iterdir())) == 6
+    one, two = (json.loads((tmp_path / n / "best.json").read_text()) for n in ("one", "two"))
+    assert one["validation"]["val_loss"] == pytest.approx(two["validation"]["val_loss"], abs=1e-5)
+
+
+def test_each_process_takes_its_own_cases():
+    """All ranks together see each index of a step once."""
+    config = TrainConfig(steps=2, batch=2, accumulate=3)
+    seen = []
+    for rank in range(2):
+        source = Recorder()
+        list(training.batches(config, source, 1, ranks.Ranks(rank, 2)))
+        seen += source.indices
+    assert sorted(seen) == list(range(12, 24))
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.indices = []
+
+    def __call__(self, seed: int, index: int) -> Case:
+        self.indices.append(index)
+        return disc_case(seed, index)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_short_numbers_learn_and_resume_bitwise(tmp_path, precision):
+    config = TrainConfig(**QUICK | {"dims": 2, "precision": precision, "steps": 6})
+    fit(config, disc_case, tmp_path / "whole")
+    full = config.model_copy(update={"precision": "fp32"})
+    fit(full, disc_case, tmp_path / "full")
+    assert largest_difference(tmp_path / "whole", tmp_path / "full") > 0
+
+    def interrupt(stage: str, fraction: float, message: str) -> None:
+        if round(6 * fraction) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, disc_case, tmp_path / "broken", progress=interrupt)
+    fit(config, disc_case, tmp_path / "broken", resume=True)
+    assert digest(tmp_path / "broken") == digest(tmp_path / "whole")
+    scaler = json.loads((tmp_path / "whole" / "last.json").read_text())["scaler"]
+    assert ("scale" in scaler) == (precision == "fp16")
+    rows = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(row)["loss"] for row in rows]
+    assert np.isfinite(losses).all()
+
+
+def test_an_overflow_of_half_precision_is_skipped_not_learned(tmp_path):
+    """A scale beyond float16 halves until the gradients fit; the weights stay finite."""
+    config = TrainConfig(**QUICK | {"dims": 2, "precision": "fp16", "steps": 2})
+    state = training.fresh(config)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    before = {k: v.clone() for k, v in state.net.state_dict().items()}
+    (batch,) = list(training.batches(config.model_copy(update={"steps": 1}), disc_case, 0, ALONE))
+    training.train_step(config, state, batch, ALONE)
+    assert all(torch.equal(v, before[k]) for k, v in state.net.state_dict().items())
+    assert state.scaler.get_scale() == 2.0**39
+
+
+ALONE = ranks.Ranks()
+
+
+class Finite(Recorder):
+    size = 5
+
+
+def test_epochs_are_rounds_over_a_folder(tmp_path):
+    config = TrainConfig(**QUICK | {"dims": 2, "steps": None, "epochs": 3, "batch": 2})
+    assert training.with_steps(config, Finite(), None).steps == 9
+    with pytest.raises(ConfigError, match="give steps or --data"):
+        training.with_steps(config, disc_case, None)
+
+
+def test_validation_cases_come_from_their_own_source(tmp_path):
+    source = Recorder()
+    config = TrainConfig(**QUICK | {"dims": 2, "steps": 4, "validation_cases": 3})
+    fit(config, disc_case, tmp_path, validation=source)
+    assert source.indices == [0, 1, 2]
+
+
+def test_tensorboard_gets_every_row(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = TrainConfig(**QUICK | {"dims": 2, "steps": 4, "tensorboard": True})
+    fit(config, disc_case, tmp_path)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for name in ("loss", "lr", "val_loss"):
+        want = [(row["step"], row[name]) for row in rows if name in row]
+        found = [(e.step, e.value) for e in events.Scalars(name)]
+        assert found == [(step, pytest.approx(value)) for step, value in want]
+
+
+def test_tensorboard_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    config = TrainConfig(**QUICK | {"tensorboard": True})
+    with pytest.raises(EnvironmentFault, match=r"vesselseg\[tensorboard\]"):
+        fit(config, ball_case, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []

@@ -23,6 +23,7 @@ RANGES = {
     "workers": (0, 256),
     "number": (1, 10**6),
     "steps": (1, 10**9),
+    "epochs": (1, 10**6),
 }
 
 
@@ -86,6 +87,10 @@ class Options:
     )
     number: Annotated[int, typer.Option("-n", "--number", help="How many cases.")] = 1
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None
+    epochs: Annotated[int | None, typer.Option(help="Rounds over --data instead of steps.")] = None
+    data: Annotated[
+        Path | None, typer.Option(parser=path, help="Folder {train,val}/{magn,mask} to train on.")
+    ] = None
     hours: Annotated[float | None, typer.Option(help="Training time instead of steps.")] = None
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it was stopped.")] = False
     init: Annotated[str | None, typer.Option(help="Weights to start from.")] = None

@@ -146,29 +146,34 @@ def saved(options: Options) -> dict[str, Path]:
 
 
 def train(terminal: Terminal, options: Options) -> None:
-    """Train a network on synthetic scans; ``--set network=NAME`` picks it, see ``models``."""
+    """Train a network on synthetic scans or on ``--data``; see ``models`` for ``network``."""
     limits(options)
     from ..io.atomic import check_folder
+    from ..pipeline import TrainRun, like_init
     from ..pipeline import train as run
-    from ..training import TrainConfig, require
+    from ..training import require
 
     given = {
         "seed": options.seed,
         "steps": options.steps,
+        "epochs": options.epochs,
         "hours": options.hours,
         "init": options.init,
         "workers": options.workers or None,
         "device": network_device(options),
+        "data.folder": None if options.data is None else str(options.data),
     }
-    config = settings(TrainConfig, options, given)
+    config = like_init(settings(TrainRun, options, given))
     require(config)
     if options.dry_run:
         plan({}, config.model_dump(mode="json"), 0)
         return
     check_folder(options.output)
+    leads = device.leads()
     with terminal.progress() as progress:
         made = run(config, options.output, progress=progress, resume=options.resume)
-    show({"checkpoint": str(made)}, options.json, lambda: str(made))
+    if leads:
+        show({"checkpoint": str(made)}, options.json, lambda: str(made))
 
 
 def models(terminal: Terminal, options: Options) -> None:
@@ -440,7 +445,8 @@ TABLE = {
     f"overwrite dry_run json {READING} {MACHINE}",
     segment: "input output model save config set memory overwrite dry_run json "
     f"{READING} {MACHINE}",
-    train: f"output config set seed steps hours init resume workers dry_run json {MACHINE}",
+    train: "output data config set seed steps epochs hours init resume workers dry_run json "
+    f"{MACHINE}",
     models: "action name json",
     import_checkpoint: "file output config set seed overwrite json",
     synth: "output number config set seed overwrite json threads",

@@ -24,6 +24,7 @@ FORMATS = {
     ".nii": "nifti", ".nii.gz": "nifti", ".hdr": "nifti",
     ".npy": "arrays", ".npz": "arrays",
     ".h5": "hdf5", ".hdf5": "hdf5",
+    ".mat": "matlab", ".tif": "tiff", ".tiff": "tiff",
     ".mha": "itk", ".mhd": "itk", ".nrrd": "itk", ".nhdr": "itk",
 }  # fmt: skip
 HUGE = 1e18  # squares of larger numbers overflow float32
@@ -47,8 +48,8 @@ def read_volume(
     Parameters
     ----------
     path : path-like
-        ``.nii``, ``.nii.gz``, ``.hdr`` + ``.img``, ``.npy``, ``.npz``, ``.h5``, ``.mha``,
-        ``.nrrd``, or a folder with one DICOM series.
+        ``.nii``, ``.nii.gz``, ``.hdr`` + ``.img``, ``.npy``, ``.npz``, ``.h5``, ``.mat``,
+        ``.tif``, ``.mha``, ``.nrrd``, or a folder with one DICOM series.
     frame : int or "mean", optional
         Which frame of a time series; a series without a choice is refused.
     component : int or str, optional

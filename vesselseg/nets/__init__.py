@@ -119,7 +119,9 @@ def bf16_pays(device: str) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def normalise(image: NDArray[np.floating], dark: bool = False) -> NDArray[np.float32]:
+def normalise(
+    image: NDArray[np.floating], dark: bool = False, span: tuple[float, float] | None = None
+) -> NDArray[np.float32]:
     """Map the 0.5 and 99.5 percentiles of a whole volume to 0 and 1.
 
     Parameters
@@ -128,8 +130,10 @@ def normalise(image: NDArray[np.floating], dark: bool = False) -> NDArray[np.flo
         Intensities of one channel in any unit.
     dark : bool
         Whether blood is darker than its surroundings; the result is then ``1 - x``.
+    span : (low, high), optional
+        The percentiles, where the image is a part of a volume.
     """
-    low, high = np.percentile(image, PERCENTILES)
+    low, high = np.percentile(image, PERCENTILES) if span is None else span
     scale = 1.0 / (high - low) if high > low else 0.0
     x = np.asarray((image - low) * scale, dtype=np.float32)
     return np.asarray(np.clip(1.0 - x if dark else x, *CLIP), dtype=np.float32)

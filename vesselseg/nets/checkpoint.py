@@ -138,6 +138,12 @@ def shipped(dims: int) -> Path:
     return path
 
 
+def located(name: str) -> Path:
+    """Return the path of a checkpoint: a file of the user's, or shipped weights by their name."""
+    known = {shipped_stem(dims).name: shipped_stem(dims).with_suffix(".json") for dims in (2, 3)}
+    return known.get(name, Path(name))
+
+
 def network(checkpoint: Checkpoint, prefix: str = "") -> nn.Module:
     """Make the network that the card names and fill it with the checkpoint's weights."""
     architecture = checkpoint.card["architecture"]

@@ -2,6 +2,8 @@
 
 Every term maps the heads of a network and a target to a scalar. Distances are in voxels.
 Overlap terms see one channel a class, the background first: a single logit x counts as (0, x).
+A term of a batch is the mean of the terms of its images, so that accumulated gradients and those
+of several processes are the gradients of one large batch.
 """
 
 from __future__ import annotations
@@ -103,7 +105,7 @@ def weighted_ce(heads: Heads, target: Target, settings: LossSettings) -> Tensor:
     weight = t.new_full((t.shape[1],), 1.0 - settings.background_weight)
     weight[0] = settings.background_weight
     share = t * weight.view(-1, *(1 for _ in t.shape[2:]))
-    return -(share * log_p).sum() / share.sum()
+    return weighted_mean(-log_p, share)
 
 
 def dice(heads: Heads, target: Target, settings: LossSettings) -> Tensor:
@@ -157,7 +159,7 @@ def focal_tversky(heads: Heads, target: Target, settings: LossSettings) -> Tenso
     """
     present = truth(target, max(2, heads.logit.shape[1]))[:, 1:].flatten(2).amax(2) > 0.5
     miss = (1.0 - tversky_index(heads, target, settings)).clamp(min=LEAST_MISS)
-    return ((miss**settings.tversky_gamma) * present).sum() / present.sum().clamp(min=1)
+    return of_present(miss**settings.tversky_gamma, present)
 
 
 def lovasz(heads: Heads, target: Target, settings: LossSettings) -> Tensor:
@@ -170,8 +172,12 @@ def lovasz(heads: Heads, target: Target, settings: LossSettings) -> Tensor:
     union = total + (1.0 - hit).cumsum(2)
     jaccard = 1.0 - (total - hit.cumsum(2)) / union.clamp(min=1.0)
     step = torch.cat([jaccard[..., :1], jaccard[..., 1:] - jaccard[..., :-1]], 2)
-    present = total[..., 0] > 0
-    return ((error * step).sum(2) * present).sum() / present.sum().clamp(min=1)
+    return of_present((error * step).sum(2), total[..., 0] > 0)
+
+
+def of_present(values: Tensor, present: Tensor) -> Tensor:
+    """Return the mean ``(N, classes)`` over the classes that are there, then over images."""
+    return ((values * present).sum(1) / present.sum(1).clamp(min=1)).mean()
 
 
 def boundary(heads: Heads, target: Target, settings: LossSettings) -> Tensor:
@@ -324,8 +330,8 @@ def band_weight(phi: Tensor) -> Tensor:
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Return the mean of the values under positive weights."""
-    return (weight * values).sum() / weight.sum()
+    """Return the mean of each image under positive weights, averaged over images."""
+    return ((weight * values).flatten(1).sum(1) / weight.flatten(1).sum(1)).mean()
 
 
 def scores(heads: Heads, target: Target) -> dict[str, float]:

@@ -27,7 +27,8 @@ class Cases(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         case = self.case(self.seed, index)
         dark = case.facts.get("polarity") == "dark"
-        image = np.stack([normalise(channel, dark) for channel in case.image])
+        span = case.facts.get("span")
+        image = np.stack([normalise(channel, dark, span) for channel in case.image])
         rng = np.random.default_rng((self.seed, index, 1))
         pose = symmetry(rng, case.phi.shape)
         labels = (case.phi < 0).astype(np.uint8) if case.labels is None else case.labels
