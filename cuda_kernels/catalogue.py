@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 REAL = ("float", "double")
+MIXED = ("float,float", "float,double", "double,double")  # types of the field and the arithmetic
+CLOSEST = "closest_point.cu"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,20 @@ KERNELS = {
     "advect_tiles": Kernel(
         "advect.cu", ("float,2", "float,5", "double,2", "double,5"), "advect.advect_tiles", bytes=16
     ),
+    "list_interface": Kernel(CLOSEST, REAL, "closest_point.list_interface", bytes=6),
+    "seed_closest": Kernel(CLOSEST, MIXED, "closest_point.seed_closest", bytes=88),
+    "next_layer": Kernel(CLOSEST, ("",), "closest_point.next_layer", bytes=24),
+    "grow_closest": Kernel(CLOSEST, MIXED, "closest_point.grow_closest", bytes=120),
+    "finish_layers": Kernel(CLOSEST, MIXED, "closest_point.grow_closest", bytes=144),
+    "find_improvable": Kernel(
+        CLOSEST, ("float", "double"), "closest_point.find_improvable", bytes=90
+    ),
+    "improve_closest": Kernel(CLOSEST, MIXED, "closest_point.improve_closest", bytes=120),
+    "put_improved": Kernel(CLOSEST, ("",), "closest_point.flag_neighbours", bytes=60),
+    "finish_corrections": Kernel(CLOSEST, MIXED, "closest_point.improve_closest", bytes=200),
+    "fill_far": Kernel(CLOSEST, REAL, "closest_point.write_distance", bytes=8),
+    "write_distance": Kernel(CLOSEST, REAL, "closest_point.write_distance", bytes=20),
+    "sample_at": Kernel(CLOSEST, REAL, "closest_point.sample_at", bytes=56),
 }
 
 

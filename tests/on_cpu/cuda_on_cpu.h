@@ -5,13 +5,13 @@
 // different lines, ends the launch with a message instead of hanging.
 #pragma once
 
+#include <math.h>  // unlike <cmath> it puts every overload where CUDA has it
 #include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -312,6 +312,12 @@ template <typename V>
 V atomicOr(V *at, std::common_type_t<V> value) {
     const V old = *at;
     *at = old | value;
+    return old;
+}
+template <typename V>
+V atomicAnd(V *at, std::common_type_t<V> value) {
+    const V old = *at;
+    *at = old & value;
     return old;
 }
 template <typename V>
