@@ -51,7 +51,7 @@ def test_reader_and_sampler_of_the_documentation_work(written, capsys):
     names = {}
     exec(BLOCKS[0] + BLOCKS[1], names)
     phi, std, s, covariance, spacing, vertices, cells, inside = names["read_prior"](path)
-    assert "openings are not determined" in capsys.readouterr().out
+    assert "no opening found" in capsys.readouterr().out
     assert np.array_equal(phi, prior.phi_mean_m)
     assert np.array_equal(vertices, prior.vertices_m) and np.array_equal(cells, prior.faces)
     expected = make.points(grid)[prior.phi_mean_m < 0] * 1e-3

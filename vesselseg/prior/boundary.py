@@ -12,10 +12,10 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath, PureWindowsPath
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,11 @@ from ..fields import Probability, Refinement, Volume
 from ..grid import Grid
 from ..wall_geometry import smallest_radius
 from . import covariance, fields
+from .cut import cut_wall
+from .openings import Ends, find_openings, grid_labels, reordered
 from .schema import FIXED_ROOT, KINDS, OPENING_UNITS, VERSION, VOLATILE
+from .section import Lumen
+from .surface import extract
 
 PathLike = str | os.PathLike[str]
 Floats = NDArray[np.floating]
@@ -40,7 +44,14 @@ MIN_SAMPLES = 3
 ABSOLUTE_PATH = re.compile(
     r"(?<![^\s\"'=:,;(\[])(?:/[^\s/\"']+(?:/[^\s/\"']*)+|[A-Za-z]:\\[^\s\"']*)"
 )
-NO_OPENINGS = "openings are not determined by this version: the openings table is empty"
+NO_OPENINGS = (
+    "no opening found: the lumen ends inside the field of view, see --cut and --seed-point"
+)
+
+
+Finite = Annotated[float, Bounded(allow_inf_nan=False)]
+Three = Annotated[tuple[Finite, Finite, Finite], Bounded(strict=False)]
+Six = Annotated[tuple[Finite, Finite, Finite, Finite, Finite, Finite], Bounded(strict=False)]
 
 
 class PriorSettings(Settings):
@@ -54,11 +65,21 @@ class PriorSettings(Settings):
         Correlation length; None = two voxels, but at most half the smallest lumen radius.
     case_id : str
         Word for the case, without slashes; empty = a hash of the scan.
+    cuts : sequence of six floats
+        Openings besides those at the field of view: a world point (RAS+, mm) in the lumen and the
+        normal that points out of the flow domain.
+    seed_points : sequence of three floats
+        Points of the lumen (RAS+, mm) to open it at, across its axis; the smaller part goes.
+    extension_mm : float
+        Length of straight flow extensions of the surface at every opening.
     """
 
     m: int = Bounded(4, ge=2, le=8, multiple_of=2)
     ell_mm: float | None = Bounded(None, gt=0.0, le=1e4)
     case_id: str = Bounded("", max_length=64, pattern=r"^[\w .+-]*$")
+    cuts: tuple[Six, ...] = Bounded((), strict=False)
+    seed_points: tuple[Three, ...] = Bounded((), strict=False)
+    extension_mm: float = Bounded(0.0, ge=0.0, le=1e4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,6 +283,11 @@ class BoundaryPrior:
         return _mm(self.vertex_std_m)
 
     @property
+    def openings(self) -> NDArray[Any]:
+        """Table of inlets and outlets, one row each; see ``docs/prior-format.md``."""
+        return self.arrays["/boundary/openings"]
+
+    @property
     def step_rms_mm(self) -> NDArray[np.float64]:
         """Rms displacement of each refinement step, mm; empty if none was recorded."""
         return _mm(self.arrays.get("/quality/step_rms", np.zeros(0)))
@@ -333,11 +359,10 @@ def _assemble(
         "/quality/step_rms": np.array(steps, dtype=np.float32),
     }
     arrays["/images/probability"], source = _evidence(phi, arrays["/geometry/phi_std"], probability)
-    wall, surface = fields.wall(arrays, affine)
-    arrays |= wall
+    ends, surface = _boundary(arrays, affine, band_m, settings, (ell, settings.m))
     figures = fields.quality_figures(arrays)
     own = {
-        NO_OPENINGS: True,
+        NO_OPENINGS: not ends.openings,
         "the standard deviation is not calibrated": not estimates.get("calibrated"),
         f"the refinement did not converge: {refinement.reason.value}": not refinement.converged,
         f"the lumen has {lumen['n_components']} components": lumen["n_components"] > 1,
@@ -345,7 +370,7 @@ def _assemble(
         "the narrowest lumen is less than 4 voxels wide": smallest < 2.0 * max(spacing),
         "standard deviations below a thousandth of a voxel were raised": std.min() < least_std,
     }
-    given = volume.notes + level.notes + refinement.notes
+    given = ends.notes + volume.notes + level.notes + refinement.notes
     given += () if probability is None else probability.notes
     warnings = [text for text, holds in own.items() if holds] + [printable(w) for w in given]
     attributes: dict[str, dict[str, Any]] = {
@@ -385,6 +410,35 @@ def _assemble(
         "/provenance": {},
     }
     return arrays, attributes
+
+
+def _boundary(
+    arrays: dict[str, NDArray[Any]],
+    affine: Floats,
+    band_m: float,
+    settings: PriorSettings,
+    covariance_of: tuple[float, int],
+) -> tuple[Ends, dict[str, Any]]:
+    """Add openings, labels and surface to the arrays; return the attributes of /surface."""
+    lumen = Lumen(arrays["/geometry/phi_mean"], affine)
+    cuts = [(*(METRE_PER_MM * x for x in cut[:3]), *cut[3:]) for cut in settings.cuts]
+    points = [tuple(METRE_PER_MM * x for x in point) for point in settings.seed_points]
+    extension = settings.extension_mm * METRE_PER_MM
+    ends = find_openings(lumen, cuts, points)
+    surface = extract(lumen.phi.astype(np.float64), affine)
+    cut, failed = cut_wall(lumen, surface, ends, extension)
+    if failed:
+        note = f"{len(failed)} openings without one closed rim left out"
+        kept = [n for n in range(len(ends.openings)) if n not in failed]
+        ends = replace(reordered(ends, kept), notes=(*ends.notes, note))
+        cut, _ = cut_wall(lumen, surface, ends, extension)
+    wall, attributes = fields.wall(arrays, affine, cut)
+    arrays |= wall
+    arrays["/boundary/domain"], arrays["/boundary/label"] = grid_labels(lumen, ends, band_m)
+    arrays["/boundary/openings"] = fields.openings_table(
+        arrays, affine, ends, covariance_of, extension
+    )
+    return ends, attributes
 
 
 def _require_grid(grid: Grid, *others: Grid | None) -> None:

@@ -87,6 +87,41 @@ def log_density(
     return -0.5 * float(np.sum(apply_power(scaled, spacing, ell, m / 2) ** 2))
 
 
+def functional_std(
+    index: Floats,
+    weights: Floats,
+    std: Floats,
+    normal: Floats,
+    spacing: tuple[float, ...],
+    ell: float,
+    m: int,
+) -> float:
+    """Return the s.d. of Σ w_k φ(x_k): |A^(-m/2) D w| with w spread linearly over the samples.
+
+    Parameters
+    ----------
+    index : (n, ndim)
+        Points in index units, array order, clamped to the grid.
+    weights : (n,)
+    std, normal : grid
+        ``phi_std`` and ``normaliser``; only a neighbourhood of six lengths ℓ is used.
+    """
+    shape = np.array(std.shape)
+    index = np.clip(index, 0, shape - 1)
+    reach = np.ceil(6.0 * ell / np.array(spacing)).astype(int) + 2
+    low = np.maximum(np.floor(index.min(axis=0)).astype(int) - reach, 0)
+    high = np.minimum(np.ceil(index.max(axis=0)).astype(int) + reach + 1, shape)
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    base = np.minimum(np.floor(index).astype(int), shape - 2)
+    share = index - base
+    spread = np.zeros(tuple(high - low))
+    for corner in np.ndindex(*(2,) * len(shape)):
+        part = np.where(np.array(corner) == 1, share, 1.0 - share).prod(axis=1)
+        np.add.at(spread, tuple((base + corner - low).T), weights * part)
+    scaled = spread * (np.asarray(std[box], dtype=np.float64) / normal[box])
+    return float(np.linalg.norm(apply_power(scaled, spacing, ell, -m / 2)))
+
+
 def _squared_cosines(n: int) -> NDArray[np.float64]:
     """(sample, mode): squares of the orthonormal cosine basis of type II."""
     angle = np.pi * (2 * np.arange(n)[:, None] + 1) * np.arange(n)[None, :] / n

@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 
 from .. import wall_geometry as geometry
 from ..errors import DataError, NoInterfaceError
+from . import covariance
+from .cut import Wall
+from .openings import FIRST_LABEL, Ends, Opening
 from .schema import OPENING
+from .section import Lumen
 from .surface import (
     WALL,
     area_vectors,
     enclosed_volume,
     euler_characteristic,
-    extract,
     is_closed,
     to_world,
 )
@@ -25,6 +28,7 @@ Floats = NDArray[np.floating]
 Arrays = dict[str, NDArray[Any]]
 
 MAX_COMPONENTS = 255
+EDGE_VOXELS = 4.0  # an opening nearer to the edge of the box lies at the edge
 
 
 def spacing_of(affine: Floats, ndim: int) -> tuple[float, ...]:
@@ -49,7 +53,7 @@ def grid_attributes(affine: Floats, shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def lumen(phi: NDArray[np.float32], affine: Floats, band_m: float) -> tuple[Arrays, dict[str, Any]]:
-    """Return the datasets of /geometry and /boundary that follow from phi, and the attributes."""
+    """Return the datasets of /geometry that follow from phi, and the attributes."""
     mask = phi < 0
     if not mask.any() or mask.all():
         raise NoInterfaceError("no wall", found="no lumen" if not mask.any() else "lumen only")
@@ -72,9 +76,6 @@ def lumen(phi: NDArray[np.float32], affine: Floats, band_m: float) -> tuple[Arra
         "/geometry/normal": geometry.unit_normals(gradients, band, columns_of(affine)),
         "/geometry/curvature": geometry.mean_curvature(phi, gradients, spacing, band),
         "/geometry/band_index": np.flatnonzero(band),
-        "/boundary/domain": mask.astype(np.uint8),
-        "/boundary/label": band.astype(np.uint8),
-        "/boundary/openings": np.empty(0, dtype=OPENING),
     }
     attributes = {
         "n_components": shape.n_components,
@@ -87,32 +88,35 @@ def lumen(phi: NDArray[np.float32], affine: Floats, band_m: float) -> tuple[Arra
     return arrays, attributes
 
 
-def wall(arrays: Mapping[str, NDArray[Any]], affine: Floats) -> tuple[Arrays, dict[str, Any]]:
+def wall(
+    arrays: Mapping[str, NDArray[Any]], affine: Floats, cut: Wall
+) -> tuple[Arrays, dict[str, Any]]:
     """Return the datasets and the attributes of /surface.
 
-    Where no wall touches a vertex, its normal is that of the closing plane and its curvature 0.
+    Where no wall touches a vertex, its normal is that of its plane and its curvature 0.
     """
-    phi = arrays["/geometry/phi_mean"]
-    surface = extract(phi.astype(np.float64), affine)
-    points, faces = surface.points, surface.faces
+    lumen = Lumen(arrays["/geometry/phi_mean"], affine)
+    points, faces = cut.points, cut.faces
     areas = area_vectors(points, faces, affine)
     on_wall = np.zeros(len(points), dtype=bool)
-    on_wall[faces[surface.label == WALL]] = True
-    normal = surface.sample(arrays["/geometry/normal"].reshape(-1, 3).astype(np.float64))
+    on_wall[faces[cut.label == WALL]] = True
+    normals = arrays["/geometry/normal"]
+    normal = np.stack([lumen.at(cut.source, normals[..., c]) for c in range(3)], axis=1)
     of_faces = np.zeros_like(points)
     for corner in faces.T:
         np.add.at(of_faces, corner, areas)
     ridge = np.linalg.norm(normal, axis=1) < 0.5
     normal = np.where((ridge | ~on_wall)[:, None], of_faces, normal)
     length = np.linalg.norm(normal, axis=1, keepdims=True)
-    curvature = surface.sample(arrays["/geometry/curvature"].ravel())
-    cell = "face" if phi.ndim == 3 else "edge"
+    curvature = lumen.at(cut.source, arrays["/geometry/curvature"])
+    cell = "face" if lumen.ndim == 3 else "edge"
+    std = lumen.at(cut.source, arrays["/geometry/phi_std"])
     datasets: Arrays = {
         "vertices": points,
         f"{cell}s": faces,
-        f"{cell}_label": surface.label,
+        f"{cell}_label": cut.label,
         "vertex_normal": (normal / np.where(length > 0, length, 1.0)).astype(np.float32),
-        "vertex_std": surface.sample(arrays["/geometry/phi_std"].ravel()).astype(np.float32),
+        "vertex_std": std.astype(np.float32),
         "vertex_curvature": np.where(on_wall, curvature, 0.0).astype(np.float32),
     }
     attributes = {
@@ -122,6 +126,62 @@ def wall(arrays: Mapping[str, NDArray[Any]], affine: Floats) -> tuple[Arrays, di
         "area_m2": float(np.linalg.norm(areas, axis=1).sum()),
     }
     return {f"/surface/{name}": array for name, array in datasets.items()}, attributes
+
+
+def openings_table(
+    arrays: Mapping[str, NDArray[Any]],
+    affine: Floats,
+    ends: Ends,
+    covariance_of: tuple[float, int],
+    extension_m: float,
+) -> NDArray[Any]:
+    """Return the table of openings; the fields of the flow are zero.
+
+    ``covariance_of`` is (ℓ, m). The s.d. of an area is that of the integral of the wall's
+    displacement around the rim.
+    """
+    lumen = Lumen(arrays["/geometry/phi_mean"], affine)
+    last = np.array(lumen.phi.shape) - 1
+    table = np.zeros(len(ends.openings), dtype=OPENING)
+    for number, (row, opening) in enumerate(zip(table, ends.openings, strict=True)):
+        index = lumen.index(opening.rim)
+        edge = min(
+            float(((last - index) * lumen.spacing).min()), float((index * lumen.spacing).min())
+        )
+        row["label"], row["name"] = FIRST_LABEL + number, f"opening_{number + 1}".encode()
+        row["at_fov_edge"] = edge < EDGE_VOXELS * lumen.h
+        row["centre_m"], row["normal_out"] = opening.centre, opening.normal
+        row["area_m2"], row["radius_m"] = opening.area, opening.radius
+        row["area_std_m2"] = area_std(arrays, lumen, opening, covariance_of)
+        row["perimeter_m"], row["roundness"] = opening.perimeter, opening.roundness
+        row["planarity_rms_m"] = float(np.sqrt(np.mean(opening.height(opening.rim) ** 2)))
+        row["extension_m"] = extension_m
+    return table
+
+
+def area_std(
+    arrays: Mapping[str, NDArray[Any]],
+    lumen: Lumen,
+    opening: Opening,
+    covariance_of: tuple[float, int],
+) -> float:
+    """Return the s.d. of the area of an opening, m² (2-D: of its width, m)."""
+    return covariance.functional_std(
+        lumen.index(opening.rim),
+        rim_lengths(opening.rim),
+        arrays["/geometry/phi_std"],
+        arrays["/geometry/covariance/normaliser"],
+        lumen.spacing,
+        *covariance_of,
+    )
+
+
+def rim_lengths(rim: Floats) -> Floats:
+    """Return the length of rim that belongs to each of its points; one in 2-D."""
+    if len(rim) == 2:
+        return np.ones(2)
+    ahead = np.linalg.norm(np.roll(rim, -1, axis=0) - rim, axis=1)
+    return np.asarray((ahead + np.roll(ahead, 1)) / 2)
 
 
 def quality_figures(arrays: Mapping[str, NDArray[Any]]) -> dict[str, float]:
