@@ -103,7 +103,7 @@ def test_volume_fractions_sum_to_the_volume(radius):
 def test_lumen_without_a_flat_end_is_closed_at_the_box():
     """A ball that the box cuts through has no axis there, hence no opening."""
     grid = Grid.from_spacing((24, 26, 16), 1.0)
-    ball = np.linalg.norm(make.points(grid) - [18.2, 12.1, 11.3], axis=-1) - 6.0
+    ball = np.linalg.norm(make.points(grid) - [18.2, 12.1, 11.3], axis=-1) - 8.0
     prior = make.prior(ball, grid)
     assert failures(prior) == []
     label = prior.arrays["/surface/face_label"]

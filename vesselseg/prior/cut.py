@@ -62,7 +62,7 @@ def cut_wall(
     failed : tuple of int
         Openings that could not be cut to one closed rim; the surface is whole there.
     """
-    inner = np.where(lumen.phi.ravel()[surface.lower] < 0, surface.lower, surface.upper)
+    inner = _inner_voxels(lumen, surface.points)
     wall = Wall(surface.points, surface.faces, surface.label, surface.points)
     failed = []
     for number, opening in enumerate(ends.openings):
@@ -78,6 +78,13 @@ def cut_wall(
         else:
             wall = closed
     return _compact(wall), tuple(failed)
+
+
+def _inner_voxels(lumen: Lumen, points: Floats) -> Integers:
+    """Return the flat index of the voxel a little inside the wall at each vertex."""
+    inside = points - 0.5 * min(lumen.spacing) * _slopes(lumen, points)
+    index = np.clip(np.rint(lumen.index(inside)).astype(int), 0, np.array(lumen.phi.shape) - 1)
+    return np.asarray(np.ravel_multi_index(tuple(index.T), lumen.phi.shape))
 
 
 def _near(lumen: Lumen, removed: NDArray[np.bool_]) -> NDArray[np.bool_]:
