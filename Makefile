@@ -34,9 +34,9 @@ style:
 	@touch $@
 
 .venv/.test: pyproject.toml | .venv/bin/pip
-	$(INSTALL) -e ".[test,dicom,vtk,tensorboard]"
+	$(INSTALL) -e ".[test,dicom,vtk,tensorboard,study]"
 	@touch .venv/.core $@
 
 .venv/.dev: pyproject.toml | .venv/bin/pip
-	$(INSTALL) -e ".[test,dicom,vtk,tensorboard,dev]"
+	$(INSTALL) -e ".[test,dicom,vtk,tensorboard,study,dev]"
 	@touch .venv/.core .venv/.test $@

@@ -15,7 +15,7 @@ FOLDERS["vesselseg.cuda_kernels"] = "cuda_kernels"
 LEAVES = {"errors", "grid", "fields", "config"}
 NETWORK_HALF = ("nets", "training", "infer", "metrics")
 TORCH = ("nets", "training", "infer")
-TOP = ("pipeline", "cli", "demo", "__main__", "__init__")
+TOP = ("pipeline", "cli", "demo", "study", "__main__", "__init__")
 HEAVY = (
     "torch", "cupy", "numba", "h5py", "scipy", "skimage", "matplotlib", "nibabel", "skfmm",
     "pydantic", "typer", "rich",

@@ -37,6 +37,8 @@ CORE = (
 )
 EXTRAS = {
     "dicom": ("SimpleITK", "pydicom"),
+    "study": ("pandas", "pyarrow", "optuna"),
+    "cluster": ("distributed", "dask-jobqueue"),
     "vtk": ("pyvista", "vtk"),
     "test": ("pytest", "hypothesis", "coverage", "build"),
     "dev": ("ruff", "mypy", "pre-commit"),

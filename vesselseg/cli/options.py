@@ -39,6 +39,9 @@ class Options:
     """Every option; a verb takes the ones it names, the others keep their defaults."""
 
     file: Annotated[Path, typer.Argument(parser=path, help="The file to look at.")] = Path()
+    folder: Annotated[
+        Path, typer.Argument(parser=path, metavar="DIR", help="The folder of a study.")
+    ] = Path()
     action: Annotated[str, typer.Argument(metavar="list|info", help="What to show.")] = ""
     name: Annotated[
         str | None, typer.Argument(help="A network, a shipped checkpoint or its file.")
@@ -105,9 +108,33 @@ class Options:
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None
     threads: Annotated[int | None, typer.Option(help="Number of threads.")] = None
     workers: Annotated[
-        int,
+        int | None,
         typer.Option(help="Processes; 0 = no multiprocessing at all."),
-    ] = 0
+    ] = None
+    engine: Annotated[
+        str | None, typer.Option(metavar="serial|processes|dask", help="Where the cases run.")
+    ] = None
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler that runs already.")
+    ] = None
+    slurm: Annotated[bool, typer.Option("--slurm", help="Start the workers as SLURM jobs.")] = False
+    pbs: Annotated[bool, typer.Option("--pbs", help="Start the workers as PBS jobs.")] = False
+    force_new: Annotated[
+        bool, typer.Option("--force-new", help="Delete the other study in the folder.")
+    ] = False
+    times: Annotated[
+        bool, typer.Option("--times", help="Also seconds, memory, attempts and worker.")
+    ] = False
+    table: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", parser=path, help="File to make: .csv or .parquet."),
+    ] = None
+    page: Annotated[
+        Path | None, typer.Option("-o", "--output", parser=path, help="The HTML file to make.")
+    ] = None
+    metric: Annotated[str | None, typer.Option(help="The figure of merit to show.")] = None
+    x: Annotated[str | None, typer.Option("--x", help="Setting across the heat map.")] = None
+    y: Annotated[str | None, typer.Option("--y", help="Setting up the heat map.")] = None
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Refuse to take more, such as 3G.")
     ] = None
@@ -131,7 +158,7 @@ class Options:
             raise ConfigError("not finite", path="--nan-fill", found=found, need="a finite number")
 
 
-REQUIRED = ("file", "action", "input", "output", "truth")
+REQUIRED = ("file", "folder", "action", "input", "output", "truth")
 Verb = Callable[["Terminal", Options], int | None]
 
 

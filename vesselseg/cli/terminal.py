@@ -106,7 +106,11 @@ def _bars() -> Iterator[Progress]:
 
 def show(result: Mapping[str, Any], as_json: bool, human: Callable[[], str]) -> None:
     """Write a result to stdout: one JSON object, or the human text."""
-    text = json.dumps(result, indent=2) if as_json else human()
+    stdout_text(json.dumps(result, indent=2) if as_json else human())
+
+
+def stdout_text(text: str) -> None:
+    """Write text to stdout, and name what goes wrong with it."""
     try:
         print(text, flush=True)  # noqa: T201
     except BrokenPipeError:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import device
 from ..errors import ConfigError, DataError, EnvironmentFault, NumericalError
+from . import study
 from .options import Options, command, components, reading, settings
 from .terminal import Terminal, show
 
@@ -464,3 +465,4 @@ def register(app: typer.Typer) -> None:
     for name, (verb, options) in zip(NAMES, TABLE.items(), strict=True):
         must = "start" if verb is refine else ""
         app.command(name)(command(verb, options, must))
+    study.register(app)

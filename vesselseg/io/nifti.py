@@ -83,6 +83,14 @@ def write_image(
     name = os.fspath(path).lower()
     if not name.endswith((".nii", ".nii.gz")):
         raise ConfigError("unknown image suffix", path=path, need=".nii or .nii.gz")
+    packed = name.endswith(".gz")
+    write_bytes(path, image_bytes(values, grid, packed=packed, path=path), overwrite=overwrite)
+
+
+def image_bytes(
+    values: NDArray[Any], grid: Grid, *, packed: bool = True, path: PathLike | None = None
+) -> bytes:
+    """Return what ``write_image`` writes, gzipped if packed; ``path`` names the file in faults."""
     array = np.asarray(values)
     if array.shape != grid.shape_kji:
         need = f"shape {grid.shape_kji}"
@@ -96,9 +104,8 @@ def write_image(
     shift = np.abs((image.get_qform() - grid.affine) @ corners.T).max()
     if shift > 1e-3 * grid.h_min:  # a quaternion holds no shear: better none than a wrong one
         image.set_qform(None, code=0)
-    data = image.to_bytes()
-    packed = gzip.compress(data, 4, mtime=0) if name.endswith(".gz") else data
-    write_bytes(path, packed, overwrite=overwrite)
+    data: bytes = image.to_bytes()
+    return gzip.compress(data, 4, mtime=0) if packed else data
 
 
 def _header(head: bytes, path: PathLike) -> tuple[Any, bool]:
