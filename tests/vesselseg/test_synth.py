@@ -1,5 +1,6 @@
 import json
 
+import h5py
 import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation
@@ -340,5 +341,85 @@ def test_dataset_has_equal_names_and_a_mask_of_negative_distance(tmp_path):
         parts = {n: np.load(tmp_path / "set" / n / f["file"]) for n in ("magn", "mask", "sdf")}
         np.testing.assert_array_equal(parts["mask"], parts["sdf"] < 0)
         assert parts["magn"].shape == SMALL.shape
+    assert (tmp_path / "set/preview.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ConfigError, match="exists"):
         synth.write_dataset(tmp_path / "set", 1, SMALL, 1)
+
+
+def test_dataset_of_two_halves_shares_no_geometry_and_is_the_same_in_hdf5(tmp_path):
+    flat = synth.SynthSettings(shape=(32, 40))
+    for kind in ("npy", "h5"):
+        synth.write_dataset(tmp_path / kind, 6, flat, 2, validation=2, kind=kind)
+    facts = [json.loads(s) for s in (tmp_path / "h5/facts.jsonl").read_text().splitlines()]
+    assert [f["folder"] for f in facts] == ["train"] * 4 + ["val"] * 2
+    for f in facts:
+        for part in ("magn", "mask", "sdf", "centreline"):
+            with h5py.File(tmp_path / "h5" / f["folder"] / part / f["file"]) as file:
+                values = file[part][()]
+            other = tmp_path / "npy" / f["folder"] / part / f["file"].replace("h5", "npy")
+            np.testing.assert_array_equal(values, np.load(other))
+    first = [synth.case(2, i, flat) for i in (0, 4)]
+    assert np.abs(first[0].phi - first[1].phi).max() > 0
+    for bad in ((5, 2), (6, 1), (2, 2)):
+        with pytest.raises(ConfigError, match="number of cases"):
+            synth.write_dataset(tmp_path / "bad", bad[0], flat, validation=bad[1])
+    assert not (tmp_path / "bad").exists()
+
+
+# Shapes and images of other kinds
+
+
+def slab(shape, rng):
+    """A shape of a user: not a distance, as its slope is two."""
+    z = np.arange(shape[0]).reshape(-1, *(1,) * (len(shape) - 1)) + np.zeros(shape)
+    return 2.0 * (np.abs(z - rng.uniform(14, 18)) - 5.0)
+
+
+@pytest.mark.parametrize("shape", [(32, 24, 28), (32, 40)])
+def test_any_shape_becomes_a_distance_with_an_axis(shape):
+    settings = synth.SynthSettings(shape=shape, deformed=0.0)
+    drawn = [synth.case(4, index, settings, slab) for index in (0, 1, 2)]
+    for c in drawn:
+        assert c.facts["shape"] == "slab"
+        middle = np.argmin(c.phi[(slice(None), *(n // 2 for n in shape[1:]))])
+        away = np.abs(np.arange(shape[0]) - middle)
+        column = c.phi[(slice(None), *(n // 2 for n in shape[1:]))]
+        near = np.abs(column) < 3
+        # The middle plane is known to half a voxel.
+        np.testing.assert_allclose(column[near], (away - 5.0)[near], atol=0.51)
+        assert c.centreline.any() and not c.centreline[c.phi >= 0].any()
+    np.testing.assert_array_equal(drawn[0].phi, drawn[1].phi)
+    assert np.abs(drawn[2].phi - drawn[0].phi).max() > 0.01
+
+
+@pytest.mark.parametrize("bad", [np.ones((3, 3)), np.full(SMALL.shape, np.nan)])
+def test_a_bad_shape_is_refused(bad):
+    with pytest.raises(DataError, match="bad shape"):
+        synth.case(0, 0, SMALL, lambda shape, rng: bad)
+
+
+def test_a_share_of_the_images_shows_flow():
+    flow = SMALL.model_copy(update={"flow": 1.0, "empty": 0.0})
+    kinds = [synth.case(6, index, flow).facts["image"] for index in range(12)]
+    assert set(kinds) == {"speed", "angiogram"}
+    none = SMALL.model_copy(update={"flow": 0.0})
+    assert {synth.case(6, index, none).facts["image"] for index in range(6)} == {"magnitude"}
+
+
+def test_speed_wraps_above_venc_and_is_noisy_where_the_magnitude_is_dark():
+    axis = np.array([[-20.0, 24, 24, 70, 24, 24, 9, 9]])
+    phi = vascular.level_set(axis, (40, 48, 48))[0]
+    geometry = synth.cases.Geometry(phi, (phi < 0).astype(np.uint8), {"radius": 9.0})
+    magnitude = np.where(phi < 0, 1.0, 0.05).astype(np.float32)
+    draws = [
+        synth.cases._speed_channel(geometry, magnitude, 0.5, 30.0, np.random.default_rng(seed))
+        for seed in range(8)
+    ]
+    open_air = [d for d in draws if (d[phi > 4] > 0).any()]  # not masked
+    assert 0 < len(open_air) < 8
+    deep, air = (phi < -2)[1:], (phi > 4)[1:]
+    for speed in open_air:
+        step = np.abs(np.diff(speed, axis=0))
+        # The magnitude is twenty times darker outside; noise there is 0.2 venc, venc >= 0.8.
+        assert np.median(step[air]) > 0.05 and np.median(step[air]) > 5 * np.median(step[deep])
+        assert speed.max() < 2.0 * 3**0.5 * 1.01  # three components, each at most venc

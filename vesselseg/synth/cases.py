@@ -7,12 +7,9 @@ one, ``vascular`` the geometry.
 
 from __future__ import annotations
 
-import io
-import json
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,8 +18,8 @@ from pydantic import Field as Limits
 from pydantic import model_validator
 
 from ..config import Settings
-from ..errors import ConfigError
-from ..fields import Case, Field, Progress, silent
+from ..errors import ConfigError, DataError
+from ..fields import Case, Field
 from ..grid import Grid
 from . import vascular
 from .appearance import paint
@@ -30,15 +27,16 @@ from .forward import ForwardModel, gaussian_process, occupancy, render, render_p
 
 __all__ = [
     "ForwardModel",
+    "Shape",
     "SynthSettings",
     "case",
     "perturbed",
     "render",
     "render_phantom",
-    "write_dataset",
 ]
 
 Range = tuple[float, float]
+Shape = Callable[[tuple[int, ...], np.random.Generator], NDArray]
 FAMILIES = {"train": 0, "heldout": 1}
 SHARE_LIMITS = (0.003, 0.45)
 ATTEMPTS = 12
@@ -107,7 +105,9 @@ class Geometry:
     facts: dict[str, Any]
 
 
-def case(seed: int, index: int, settings: SynthSettings = DEFAULT) -> Case:
+def case(
+    seed: int, index: int, settings: SynthSettings = DEFAULT, shape: Shape | None = None
+) -> Case:
     """Draw one synthetic case.
 
     Parameters
@@ -115,15 +115,26 @@ def case(seed: int, index: int, settings: SynthSettings = DEFAULT) -> Case:
     seed, index : int >= 0
         Index 2n and 2n + 1 share a geometry.
     settings : SynthSettings
+    shape : callable, optional
+        Any geometry instead of the random vessels: ``shape(shape_kji, rng)`` returns an array
+        that is negative in the lumen, about a distance in voxels near its zero set. It is
+        deformed and redistanced like the others.
 
     Returns
     -------
     Case
         ``phi`` in voxels, |∇φ| = 1 to high order within 3 voxels of the wall.
+
+    Raises
+    ------
+    ConfigError
+        On a negative seed or index.
+    DataError
+        If the callable returns an array of another shape, or one that is not finite.
     """
     if seed < 0 or index < 0:
         raise ConfigError("bad seed or index", found=f"{seed}, {index}", need="numbers >= 0")
-    geometry = _geometry(seed, index // 2, settings)
+    geometry = _geometry(seed, index // 2, settings, shape)
     rng = _stream(seed, index, settings, 1)
     easy = bool(rng.random() < settings.easy)
     low, high = np.log(settings.snr)
@@ -171,30 +182,21 @@ def _stream(seed: int, index: int, settings: SynthSettings, purpose: int) -> np.
 
 
 @lru_cache(maxsize=8)
-def _geometry(seed: int, index: int, settings: SynthSettings) -> Geometry:
-    """Draw vessels until they fill a plausible share of the volume."""
+def _geometry(seed: int, index: int, settings: SynthSettings, custom: Shape | None) -> Geometry:
+    """Draw vessels, or a shape of the user; deform and redistance them."""
     rng = _stream(seed, index, settings, 0)
-    shape = settings.shape
-    if rng.random() < settings.empty:
-        nothing = np.full(shape, vascular.FAR, dtype=np.float32)
-        marks = np.zeros(shape, dtype=np.uint8)
-        return Geometry(nothing, marks, {"shape": "empty", "lumen_share": 0.0})
-    planar = len(shape) == 2 and bool(rng.random() < 0.5)
-    for _ in range(ATTEMPTS):
-        segments, name = _segments(settings, planar, rng)
-        phi, radius = vascular.level_set(segments, shape)
-        share = float((phi < 0).mean())
-        if SHARE_LIMITS[0] <= share <= SHARE_LIMITS[1]:
-            break
-    deformed = bool(rng.random() < settings.deformed) and share > 0
+    if custom is None and rng.random() < settings.empty:
+        return _empty(settings.shape)
+    segments = None
+    if custom is None:
+        segments, name, phi, radius = _vessels(settings, rng)
+    else:
+        name, phi, radius = getattr(custom, "__name__", "custom"), *_drawn(custom, settings, rng)
+    deformed = bool(rng.random() < settings.deformed) and bool((phi < 0).any())
     if deformed:
         phi = vascular.deform(phi, radius, rng)
     if not phi.min() < 0 < phi.max():
-        return Geometry(
-            np.full(shape, vascular.FAR, dtype=np.float32),
-            np.zeros(shape, dtype=np.uint8),
-            {"shape": "empty", "lumen_share": 0.0},
-        )
+        return _empty(settings.shape)
     phi = vascular.signed_distance(phi)
     wall = np.abs(phi) < 1
     facts = {
@@ -203,10 +205,45 @@ def _geometry(seed: int, index: int, settings: SynthSettings) -> Geometry:
         "radius": float(np.median(radius[wall])) if wall.any() else 0.0,
         "deformed": deformed,
     }
-    axis = vascular.centreline(segments, phi, deformed)
+    if segments is None:
+        axis = vascular.thinned(phi)
+    else:
+        axis = vascular.centreline(segments, phi, deformed)
     phi.setflags(write=False)
     axis.setflags(write=False)
     return Geometry(phi, axis, facts)
+
+
+def _empty(shape: tuple[int, ...]) -> Geometry:
+    nothing = np.full(shape, vascular.FAR, dtype=np.float32)
+    return Geometry(
+        nothing, np.zeros(shape, dtype=np.uint8), {"shape": "empty", "lumen_share": 0.0}
+    )
+
+
+def _vessels(
+    settings: SynthSettings, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], str, Field, Field]:
+    """Draw vessels until they fill a plausible share of the volume: axes, name, phi, radius."""
+    planar = len(settings.shape) == 2 and bool(rng.random() < 0.5)
+    for _ in range(ATTEMPTS):
+        segments, name = _segments(settings, planar, rng)
+        phi, radius = vascular.level_set(segments, settings.shape)
+        if SHARE_LIMITS[0] <= float((phi < 0).mean()) <= SHARE_LIMITS[1]:
+            break
+    return segments, name, phi, radius
+
+
+def _drawn(custom: Shape, settings: SynthSettings, rng: np.random.Generator) -> tuple[Field, Field]:
+    """Return the distance and the local radius of a shape of the user."""
+    level = np.asarray(custom(settings.shape, rng))
+    if level.shape != settings.shape or not np.isfinite(level).all():
+        found = level.shape if level.shape != settings.shape else "non-finite values"
+        raise DataError("bad shape of the user", found=found, need=f"finite, {settings.shape}")
+    if not level.min() < 0 < level.max():
+        return level.astype(np.float32), np.ones(level.shape, dtype=np.float32)
+    phi = vascular.signed_distance(level.astype(np.float32))
+    return phi, vascular.local_radius(phi)
 
 
 def _segments(
@@ -299,61 +336,11 @@ def perturbed(
     (nz, ny, nx) or (ny, nx) float64 array
         A function with the displaced wall as its zero set, a distance only roughly.
     """
-    from scipy.ndimage import maximum_filter
     from scipy.special import ndtr
 
     phi = np.asarray(phi_mm, dtype=np.float64)
     rng = np.random.default_rng(np.random.SeedSequence([seed, 11]))
     share = 2.0 * ndtr(gaussian_process(grid.shape_kji, length_voxels, rng)) - 1.0
-    depth = maximum_filter(np.maximum(-phi, 0.0), size=11)  # of the lumen beside a wall point
+    depth = vascular.local_radius(phi)
     most = np.minimum(np.sqrt(3.0) * rms_voxel * grid.h_min, THIN * depth)
     return np.asarray(phi - most * share, dtype=np.float64)
-
-
-def write_dataset(
-    output: str | os.PathLike[str],
-    n: int,
-    settings: SynthSettings = DEFAULT,
-    seed: int = 0,
-    *,
-    overwrite: bool = False,
-    progress: Progress = silent,
-) -> Path:
-    """Write n cases as ``magn``, ``mask``, ``sdf``, ``centreline`` ``/NNNN.npy``.
-
-    ``facts.jsonl``, one line a case, is written last. ``sdf`` is in voxels. Returns the folder.
-
-    Raises
-    ------
-    ConfigError
-        If n is not positive, or files exist and ``overwrite`` is false.
-    """
-    from ..io import atomic
-
-    if n < 1:
-        raise ConfigError("bad number of cases", found=n, need="at least 1")
-    folder = Path(output)
-    atomic.check_folder(folder)
-    atomic.check_target(folder / "facts.jsonl", overwrite=overwrite)
-    for name in ("magn", "mask", "sdf", "centreline"):
-        atomic.check_folder(folder / name)
-    lines = []
-    for index in range(n):
-        drawn = case(seed, index, settings)
-        image = drawn.image[0] if len(drawn.image) == 1 else drawn.image
-        arrays = {
-            "magn": image,
-            "mask": (drawn.phi < 0).astype(np.uint8),
-            "sdf": drawn.phi,
-            "centreline": drawn.centreline,
-        }
-        for name, array in arrays.items():
-            buffer = io.BytesIO()
-            np.save(buffer, array)
-            target = folder / name / f"{index:04d}.npy"
-            atomic.write_bytes(target, buffer.getvalue(), overwrite=overwrite)
-        lines.append(json.dumps({"file": f"{index:04d}.npy", **drawn.facts}))
-        progress("synth", (index + 1) / n, f"case {index + 1} of {n}")
-    text = "\n".join(lines) + "\n"
-    atomic.write_bytes(folder / "facts.jsonl", text.encode(), overwrite=overwrite)
-    return folder

@@ -181,3 +181,23 @@ def centreline(segments: NDArray, phi: Field, moved: bool) -> NDArray[np.uint8]:
     out = np.zeros(volume.shape, dtype=np.uint8)
     kernels.stamp(points, volume, 1.5, out)
     return out.reshape(phi.shape)
+
+
+def local_radius(phi: NDArray) -> NDArray:
+    """Return the largest depth of the lumen within five voxels of each voxel."""
+    from scipy.ndimage import maximum_filter
+
+    return np.asarray(maximum_filter(np.maximum(-phi, 0), size=11))
+
+
+def thinned(phi: Field) -> NDArray[np.uint8]:
+    """Mark the voxels of the lumen within 1.5 voxels of its skeleton."""
+    from scipy.ndimage import distance_transform_edt
+
+    from ..metrics import skeleton
+
+    lumen = phi < 0
+    line = skeleton(lumen)
+    if not line.any():
+        return np.zeros(phi.shape, dtype=np.uint8)
+    return np.asarray((distance_transform_edt(~line) <= 1.5) & lumen, dtype=np.uint8)
