@@ -22,6 +22,7 @@ RANGES = {
     "threads": (1, 256),
     "workers": (0, 256),
     "number": (1, 10**6),
+    "validation": (0, 10**6),
     "steps": (1, 10**9),
     "epochs": (1, 10**6),
 }
@@ -89,6 +90,10 @@ class Options:
         None
     )
     number: Annotated[int, typer.Option("-n", "--number", help="How many cases.")] = 1
+    validation: Annotated[
+        int, typer.Option(help="Cases of these that go to val/ instead of train/.")
+    ] = 0
+    format: Annotated[Literal["npy", "h5"], typer.Option(help="Files of the data set.")] = "npy"
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None
     epochs: Annotated[int | None, typer.Option(help="Rounds over --data instead of steps.")] = None
     data: Annotated[

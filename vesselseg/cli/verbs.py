@@ -214,7 +214,8 @@ def synth(terminal: Terminal, options: Options) -> None:
     """Make synthetic scans with their exact distance to the wall."""
     limits(options)
     from ..io.atomic import check_folder
-    from ..synth.cases import SynthSettings, write_dataset
+    from ..synth.cases import SynthSettings
+    from ..synth.folder import write_dataset
 
     config = settings(SynthSettings, options, {})
     check_folder(options.output)
@@ -224,6 +225,8 @@ def synth(terminal: Terminal, options: Options) -> None:
             options.number,
             config,
             options.seed or 0,
+            validation=options.validation,
+            kind=options.format,
             overwrite=options.overwrite,
             progress=progress,
         )
@@ -450,7 +453,7 @@ TABLE = {
     f"{MACHINE}",
     models: "action name json",
     import_checkpoint: "file output config set seed overwrite json",
-    synth: "output number config set seed overwrite json threads",
+    synth: "output number validation format config set seed overwrite json threads",
     check: f"file deep json {READING}",
     info: f"file json {READING}",
     evaluate: "file truth json threads",
