@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ONE = ("",)  # no template
 REAL = ("float", "double")
 MIXED = ("float,float", "float,double", "double,double")  # types of the field and the arithmetic
 CLOSEST = "closest_point.cu"
+# Files whose decisions hang on the last digit (which of two closest points is nearer): in double
+# they are compiled without fused multiply-adds, so that they decide as their twins do.
+EXACT = (CLOSEST,)
 
 
 @dataclass(frozen=True)
@@ -41,18 +45,36 @@ KERNELS = {
     ),
     "list_interface": Kernel(CLOSEST, REAL, "closest_point.list_interface", bytes=6),
     "seed_closest": Kernel(CLOSEST, MIXED, "closest_point.seed_closest", bytes=88),
-    "next_layer": Kernel(CLOSEST, ("",), "closest_point.next_layer", bytes=24),
+    "next_layer": Kernel(CLOSEST, ONE, "closest_point.next_layer", bytes=24),
     "grow_closest": Kernel(CLOSEST, MIXED, "closest_point.grow_closest", bytes=120),
     "finish_layers": Kernel(CLOSEST, MIXED, "closest_point.grow_closest", bytes=144),
     "find_improvable": Kernel(
         CLOSEST, ("float", "double"), "closest_point.find_improvable", bytes=90
     ),
     "improve_closest": Kernel(CLOSEST, MIXED, "closest_point.improve_closest", bytes=120),
-    "put_improved": Kernel(CLOSEST, ("",), "closest_point.flag_neighbours", bytes=60),
+    "put_improved": Kernel(CLOSEST, ONE, "closest_point.flag_neighbours", bytes=60),
     "finish_corrections": Kernel(CLOSEST, MIXED, "closest_point.improve_closest", bytes=200),
     "fill_far": Kernel(CLOSEST, REAL, "closest_point.write_distance", bytes=8),
     "write_distance": Kernel(CLOSEST, REAL, "closest_point.write_distance", bytes=20),
     "sample_at": Kernel(CLOSEST, REAL, "closest_point.sample_at", bytes=56),
+    "wall_geometry": Kernel("wall.cu", REAL, "wall.wall_geometry", bytes=128),
+    "blurred_occupancy": Kernel("wall.cu", ONE, "wall.blurred_occupancy", bytes=56),
+    "wall_neighbours": Kernel("wall.cu", ONE, "wall.wall_neighbours", bytes=84),
+    "wall_owner": Kernel("wall.cu", ONE, "wall.wall_owner", bytes=32),
+    "sample_listed": Kernel("wall.cu", ONE, "wall.sample_listed", bytes=128),
+    "sample_points": Kernel("wall.cu", ONE, "closest_point.sample_at", bytes=96),
+    "scatter": Kernel(
+        "wall.cu", ("double,float", "double,double", "int,int"), "wall.scatter", bytes=24
+    ),
+    "block_sums": Kernel("wall.cu", ONE, "wall.block_sums", bytes=4),
+    "segment_sums": Kernel("wall.cu", ONE, "numpy.bincount", bytes=16),
+    "bend_along_wall": Kernel("sheet.cu", ONE, "sheet.bend_along_wall", bytes=40),
+    "sheet_reset": Kernel("sheet.cu", ONE, "sheet.solve_along_wall", bytes=16),
+    "sheet_start": Kernel("sheet.cu", ONE, "sheet.solve_along_wall", bytes=72),
+    "sheet_bend": Kernel("sheet.cu", ONE, "sheet.solve_along_wall", bytes=48),
+    "sheet_system": Kernel("sheet.cu", ONE, "sheet.solve_along_wall", bytes=56),
+    "sheet_step": Kernel("sheet.cu", ONE, "sheet.solve_along_wall", bytes=56),
+    "sheet_turn": Kernel("sheet.cu", ONE, "sheet.solve_along_wall", bytes=32),
 }
 
 

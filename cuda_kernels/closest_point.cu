@@ -173,7 +173,7 @@ __global__ void list_interface(const T *phi, short *layer, int *voxels, int *cou
 // the nearest crossing. Equal crossings on both sides cancel.
 template <typename T, typename R>
 __device__ Foot<R> plane_foot(const T *phi, Grid n, int v, Size<R> h, R &closest) {
-    const R here = phi[v];
+    const T here = phi[v];
     R offset[3] = {}, total = R(0);
     closest = infinity<R>();
 #pragma unroll
@@ -184,9 +184,9 @@ __device__ Foot<R> plane_foot(const T *phi, Grid n, int v, Size<R> h, R &closest
         for (int up = 0; up < 2; ++up) {
             const int w = beside(v, 2 * axis + up, n);
             if (w < 0) continue;
-            const R there = phi[w];
+            const T there = phi[w];
             if (sign_of(there) == sign_of(here)) continue;
-            const R crossing = fabs(here) / (fabs(here) + fabs(there)) * step;
+            const R crossing = (R)(fabs(here) / (fabs(here) + fabs(there))) * step;
             if (crossing == nearest) side = R(0);
             if (crossing < nearest) {
                 nearest = crossing;
@@ -206,7 +206,7 @@ __device__ Foot<R> plane_foot(const T *phi, Grid n, int v, Size<R> h, R &closest
 template <typename T, typename R>
 __device__ __forceinline__ R slope_at(const T *phi, Grid n, int v, int axis, R h) {
     const int low = beside(v, 2 * axis, n), high = beside(v, 2 * axis + 1, n);
-    const R rise = (R)phi[high < 0 ? v : high] - (R)phi[low < 0 ? v : low];
+    const R rise = (R)(phi[high < 0 ? v : high] - phi[low < 0 ? v : low]);
     return rise / (R(max((low >= 0) + (high >= 0), 1)) * h);
 }
 

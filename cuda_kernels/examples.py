@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from . import advect, closest_point, tiles
+from . import advect, closest_point, sheet, tiles
+from . import wall as wall_kernels
 from .stencils import Array
 
 SPACING = (1.2, 0.5, 0.7)
@@ -205,7 +206,8 @@ class Closest:
     @property
     def voxels(self) -> Array:
         """The listed voxels as numbers in C order."""
-        return np.ravel_multi_index(tuple(self.index.T), self.phi.shape).astype(np.int32)
+        numbers = np.ravel_multi_index(tuple(self.index.T), self.phi.shape)
+        return np.asarray(numbers, dtype=np.int32)
 
     def dense(self) -> tuple[Array, Array, Array]:
         """Return layer, offset (n, 3) and distance at every voxel; unset where none is listed."""
@@ -528,6 +530,235 @@ def _sample(phi: Array, width: float, rng: np.random.Generator) -> Example:
     return Example(args, lambda args: (args[4],), (expected,), len(found.index), 1e-14)
 
 
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """A band as a list: voxels (n, 3), the nearest first, their labels, what is known of them."""
+
+    phi: Array
+    index: Array
+    offset: Array
+    label: Array
+    core: int
+    normal: Array
+    values: Array  # (4, n): around 0, 1, 0.5 and 0
+
+    @property
+    def core_table(self) -> Array:
+        """Neighbours along the wall (core, 6) by the twin."""
+        table = np.empty((self.core, 6), np.uint32)
+        wall_kernels.wall_neighbours(self.label, self.index[: self.core], self.normal, table)
+        return table
+
+
+def listed(phi: Array, width: float, rng: np.random.Generator) -> Listed:
+    """Return the band of a tube as a list, with random values."""
+    found = _grown(_smooth(phi, rng), min(abs(width), 4.0))
+    order = np.argsort(found.distance, kind="stable")
+    index = found.index[order]
+    n = len(index)
+    label = np.zeros(found.phi.shape, np.int32)
+    label[tuple(index.T)] = np.arange(1, n + 1)
+    normal, kappa, bend = np.empty((n, 3)), np.empty(n), np.empty(n)
+    wall_kernels.wall_geometry(found.phi, index, normal, kappa, bend, *SPACING)
+    values = rng.normal(size=(4, n)) * [[1.0], [0.1], [0.2], [1.0]] + [[0.0], [1.0], [0.5], [0.0]]
+    core = int(np.count_nonzero(found.distance < 1.2))
+    return Listed(found.phi, index, found.offset[order], label, core, normal, values)
+
+
+def _geometry(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    at = listed(phi, width, rng)
+    n = len(at.index)
+    expected = np.empty((n, 3)), np.empty(n), np.empty(n)
+    wall_kernels.wall_geometry(at.phi, at.index, *expected, *SPACING)
+    args = (at.phi, at.index, *(unset(e.shape, float) for e in expected), n, *at.phi.shape)
+    # Differences of phi are taken in its own type, in another order.
+    tolerance = 64 * EPSILON[phi.dtype] / min(SPACING) ** 2
+    return Example((*args, *SPACING), lambda args: args[2:5], expected, n, tolerance)
+
+
+def _occupancy(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    at = listed(phi, width, rng)
+    n = len(at.index)
+    expected = np.empty(n), np.empty(n)
+    known = at.values[0], at.normal, at.values[3], 0.6
+    wall_kernels.blurred_occupancy(*known, *expected, *SPACING)
+    args = (*known, unset(n, float), unset(n, float), n, *SPACING)
+    return Example(args, lambda args: args[4:6], expected, n, 1e-14)
+
+
+def _neighbours(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    at = listed(phi, width, rng)
+    args = (
+        at.label, at.index[: at.core], at.normal, unset((at.core, 6), np.uint32), at.core,
+        *at.phi.shape,
+    )  # fmt: skip
+    return Example(args, lambda args: (args[3],), (at.core_table,), at.core)
+
+
+def _owner(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    at = listed(phi, width, rng)
+    n = len(at.index)
+    expected = np.empty(n, np.int32)
+    wall_kernels.wall_owner(at.label, at.index, at.offset, at.core, expected)
+    args = (at.label, at.index, at.offset, at.core, unset(n, np.int32), n, *at.phi.shape)
+    return Example(args, lambda args: (args[4],), (expected,), n)
+
+
+def _sample_listed(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    at = listed(phi, width, rng)
+    n, values, expected = len(at.index), at.values[0][: at.core], np.empty(len(at.index))
+    wall_kernels.sample_listed(at.label, values, at.index, at.offset, 0.3, expected)
+    args = (
+        at.label, values, at.index, at.offset, 0.3, unset(n, float), n, at.core, *at.phi.shape
+    )  # fmt: skip
+    return Example(args, lambda args: (args[5],), (expected,), n, 1e-14)
+
+
+def _sample_points(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    points = rng.uniform(-1.0, np.array(phi.shape), (phi.size // 3, 3))
+    values, expected = rng.normal(size=phi.shape), np.empty(len(points))
+    closest_point.sample_at(values, np.zeros_like(points, np.int32), points, expected)
+    args = (values, points, unset(len(points), float), len(points), *phi.shape)
+    return Example(args, lambda args: (args[2],), (expected,), len(points), 1e-14)
+
+
+def _scatter(phi: Array, width: float, rng: np.random.Generator, *types: str) -> Example:
+    at = listed(phi, width, rng)
+    kind = {"float": np.float32, "double": np.float64, "int": np.int32}[types[-1]]
+    values = at.values[0] if kind != np.int32 else np.arange(len(at.index), dtype=np.int32)
+    out = unset(at.phi.shape, kind)
+    expected = out.copy()
+    wall_kernels.scatter(at.index, values, expected)
+    args = (at.index, values, out, len(at.index), *at.phi.shape[1:])
+    return Example(args, lambda args: (args[2],), (expected,), len(at.index))
+
+
+def _block_sums(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    at = listed(phi, width, rng)
+    order = np.argsort(np.ravel_multi_index(tuple(at.index.T), at.phi.shape))
+    size = np.minimum((2, 4, 3), at.phi.shape)
+    blocks = tuple(-(-np.array(at.phi.shape) // size))
+    expected = np.zeros((5, *blocks))
+    image, weight, inside, _ = at.values
+    wall_kernels.block_sums(
+        at.index[order], size, weight[order], inside[order], image[order], expected
+    )
+    args = (at.label, weight, inside, image, unset(expected.shape, float), *at.phi.shape, *size)
+    return Example(args, lambda args: (args[4],), (expected,), at.phi.size)
+
+
+def _segment_sums(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    n = phi.size // 5
+    owner, values = rng.integers(0, n, phi.size), rng.normal(size=phi.size)
+    order = np.argsort(owner, kind="stable")
+    start = np.searchsorted(owner[order], np.arange(n + 1))
+    expected = np.bincount(owner, weights=values, minlength=n)
+    args = (order, start, values, unset(n, float), n)
+    return Example(args, lambda args: (args[3],), (expected,), phi.size)
+
+
+def _bend(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    at = listed(phi, width, rng)
+    scale, values = np.array(SPACING) ** -2.0, at.values[0][: at.core]
+    expected = np.empty(at.core)
+    sheet.bend_along_wall(at.core_table, scale, values, expected)
+    args = (at.core_table, scale, values, unset(at.core, float), at.core)
+    return Example(args, lambda args: (args[3],), (expected,), at.core, 1e-12)
+
+
+def _first_part(value: float) -> Array:
+    """Return sums by blocks that hold for a grid of any size."""
+    parts = np.zeros(4096)
+    parts[0] = value
+    return parts
+
+
+def _sheet(phi: Array, width: float, rng: np.random.Generator) -> tuple[Any, ...]:
+    """Return table, scale, four vectors of which the second is positive, and K as a function."""
+    at = listed(phi, width, rng)
+    table, scale, n = at.core_table, np.array(SPACING) ** -2.0, at.core
+
+    def bent(values: Array) -> Array:
+        out = np.empty(n)
+        sheet.bend_along_wall(table, scale, values, out)
+        return out
+
+    return table, scale, np.ascontiguousarray(at.values[:, :n]), bent
+
+
+OPEN = np.array([5.0, 3.0, 0.0]), np.array([1.0])  # residuals over a goal
+
+
+def _sheet_reset(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    x = rng.normal(size=phi.size)
+    args = (x, unset(phi.size, float), unset(3, float), unset(1, float), phi.size)
+    expected = x, np.zeros(1), np.array([-1.0])
+    return Example(args, lambda args: (args[1], args[2][:1], args[3]), expected, phi.size)
+
+
+def _sheet_start(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    table, scale, (rhs, precision, weight, q), _ = _sheet(phi, width, rng)
+    n, weight = len(rhs), np.abs(weight)
+    real = table != np.arange(n)[:, None]
+    links = (real * scale.repeat(2)).sum(axis=1)
+    squares = (real * weight[table] * scale.repeat(2) ** 2).sum(axis=1)
+    diagonal, r = precision + weight * links**2 + squares, rhs - q
+    args = (
+        table, scale, precision, weight, rhs, q, unset(n, float), unset(n, float),
+        unset(4096, float), unset(4096, float), 0.01, True, n,
+    )  # fmt: skip
+    sums = np.array([(r**2 / diagonal).sum(), ((0.01 * rhs) ** 2 / diagonal).sum()])
+
+    def read(args: tuple[Any, ...]) -> tuple[Array, ...]:
+        return args[6], args[7], np.array([np.nansum(args[8]), np.nansum(args[9])])
+
+    return Example(args, read, (r, diagonal, sums), n, 1e-13 * max(1.0, *sums, *diagonal))
+
+
+def _sheet_bend(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    table, scale, (p, _, weight, _), bent = _sheet(phi, width, rng)
+    args = (table, scale, weight, p, unset(len(p), float), *OPEN, 1, len(p))
+    return Example(args, lambda args: (args[4],), (weight * bent(p),), len(p), 1e-12)
+
+
+def _sheet_system(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    table, scale, (p, precision, _, middle), bent = _sheet(phi, width, rng)
+    n, q = len(p), precision * p + bent(middle)
+    args = (
+        table, scale, precision, p, middle, unset(n, float), unset(4096, float), *OPEN, 1, n
+    )  # fmt: skip
+    sums = np.array([p @ q])
+
+    def read(args: tuple[Any, ...]) -> tuple[Array, ...]:
+        return args[5], np.nansum(args[6], keepdims=True)
+
+    return Example(args, read, (q, sums), n, 1e-12 * max(1, n))
+
+
+def _sheet_step(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    _, _, (p, diagonal, q, x), _ = _sheet(phi, width, rng)
+    n, r, diagonal = len(p), rng.normal(size=len(p)), np.abs(diagonal) + 1.0
+    moved, rest = x + 1.5 * p, r - 1.5 * q  # rz over the curve is 3 / 2
+    args = (
+        p, q, diagonal, _first_part(2.0), x, r, unset(4096, float), *OPEN, 1, n
+    )  # fmt: skip
+    sums = np.array([(rest**2 / diagonal).sum()])
+
+    def read(args: tuple[Any, ...]) -> tuple[Array, ...]:
+        return args[4], args[5], np.nansum(args[6], keepdims=True)
+
+    return Example(args, read, (moved, rest, sums), n, 1e-13 * max(1, n))
+
+
+def _sheet_turn(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    _, _, (p, diagonal, r, _), _ = _sheet(phi, width, rng)
+    diagonal = np.abs(diagonal) + 1.0
+    parts = _first_part(6.0), _first_part(7.0)
+    args = (r, diagonal, *parts, p, OPEN[0].copy(), OPEN[1].copy(), 1, len(p))
+    expected = r / diagonal + 2.0 * p, np.array([5.0, 3.0, 6.0]), OPEN[1]
+    return Example(args, lambda args: args[4:7], expected, len(p), 1e-13)
+
+
 EXAMPLES: dict[str, Callable[..., Example]] = {
     "collect_tiles": _collect,
     "copy_tiles": _copy,
@@ -547,4 +778,20 @@ EXAMPLES: dict[str, Callable[..., Example]] = {
     "fill_far": _far,
     "write_distance": _distance,
     "sample_at": _sample,
+    "wall_geometry": _geometry,
+    "blurred_occupancy": _occupancy,
+    "wall_neighbours": _neighbours,
+    "wall_owner": _owner,
+    "sample_listed": _sample_listed,
+    "sample_points": _sample_points,
+    "scatter": _scatter,
+    "block_sums": _block_sums,
+    "segment_sums": _segment_sums,
+    "bend_along_wall": _bend,
+    "sheet_reset": _sheet_reset,
+    "sheet_start": _sheet_start,
+    "sheet_bend": _sheet_bend,
+    "sheet_system": _sheet_system,
+    "sheet_step": _sheet_step,
+    "sheet_turn": _sheet_turn,
 }

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .catalogue import KERNELS
+from .catalogue import EXACT, KERNELS
 
 # Division and root may be off by one or two in the last place, which saves a sixth of a stencil.
 OPTIONS = ("--std=c++17", "-prec-div=false", "-prec-sqrt=false")
@@ -39,6 +39,13 @@ KERNEL = re.compile(
     r"(?:template <([^>]*)>\s*)?__global__ void"
     r"(?:\s*__launch_bounds__\([^)]*\))?\s*(\w+)\(([^)]*)\)"
 )
+
+
+def options(instance: str) -> tuple[str, ...]:
+    """Return how NVRTC compiles an instance."""
+    name, _, template = instance.rstrip(">").partition("<")
+    exact = KERNELS[name].file in EXACT and template.endswith("double")
+    return (*OPTIONS, "-fmad=false") if exact else OPTIONS
 
 
 @dataclass(frozen=True)
@@ -233,6 +240,9 @@ def _compiled(index: int, instance: str) -> Any:
     file = KERNELS[instance.partition("<")[0]].file
     with cupy.cuda.Device(index):
         module = cupy.RawModule(
-            code=source(file), options=OPTIONS, name_expressions=[instance], backend="nvrtc"
+            code=source(file),
+            options=options(instance),
+            name_expressions=[instance],
+            backend="nvrtc",
         )
         return module.get_function(instance)

@@ -2,6 +2,7 @@
 //
 // A block takes a tile and strides over the list, whose length stays on the device.
 #include "stencils.cuh"
+#include "block.cuh"
 #include "tiles.cuh"
 
 // Which of a row's voxels lie within the width, as bits.

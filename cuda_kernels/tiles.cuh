@@ -107,18 +107,3 @@ __device__ __forceinline__ int list_active(const unsigned short *bits, unsigned 
     __syncthreads();
     return total;
 }
-
-// Largest of the values of a block's threads, for every one of them; NaN is lost.
-template <typename T>
-__device__ T block_max(T value) {
-    VS_SHARED(T, lane, [32]);
-    for (int step = 16; step > 0; step /= 2) {
-        const T other = __shfl_xor_sync(~0u, value, step);
-        value = other > value ? other : value;
-    }
-    if (threadIdx.x % 32 == 0) lane[threadIdx.x / 32] = value;
-    __syncthreads();
-    for (int warp = 0; warp * 32 < blockDim.x; ++warp) value = lane[warp] > value ? lane[warp] : value;
-    __syncthreads();
-    return value;
-}

@@ -44,40 +44,54 @@ __device__ __forceinline__ R dot4(const R *w, R a, R b, R c, R d) {
     return (w[0] * a + w[3] * d) + (w[1] * b + w[2] * c);
 }
 
-// Add the jet of one cell.
+template <typename R>
+__device__ __forceinline__ void add(Jet<R> &sum, Jet<R> jet) {
+    sum = {sum.value + jet.value, sum.z + jet.z,   sum.y + jet.y,   sum.x + jet.x,   sum.zz + jet.zz,
+           sum.yy + jet.yy,       sum.xx + jet.xx, sum.zy + jet.zy, sum.zx + jet.zx, sum.yx + jet.yx};
+}
+
+// Add the jet of one cell. Planes are taken in pairs, outer and inner, like the samples of a row.
 template <typename T, typename R>
 __device__ void add_cell(const T *phi, int nz, int ny, int nx, Cell<R> z, Cell<R> y, Cell<R> x,
                          Jet<R> &sum) {
     const Weights<R> wx = cubic_weights(x.s), wy = cubic_weights(y.s), wz = cubic_weights(z.s);
     const T *corner = phi + (z.first * ny + y.first) * nx + x.first;
+    Jet<R> cell = {};
 #pragma unroll
-    for (int c = 0; c < 4; ++c) {
-        if (c > 0 && nz == 1) break;
-        R value[4], slope[4], bend[4];
+    for (int pair = 0; pair < 2; ++pair) {
+        Jet<R> both = {};
 #pragma unroll
-        for (int b = 0; b < 4; ++b) {
-            const T *row = corner + (c * ny + b) * nx;
-            const R m = row[0], n = row[1], p = row[2], q = row[3];
-            value[b] = dot4(wx.value, m, n, p, q);
-            slope[b] = dot4(wx.slope, m, n, p, q);
-            bend[b] = dot4(wx.bend, m, n, p, q);
+        for (int end = 0; end < 2; ++end) {
+            const int c = pair == 0 ? 3 * end : 1 + end;
+            if (c > 0 && nz == 1) break;
+            R value[4], slope[4], bend[4];
+#pragma unroll
+            for (int b = 0; b < 4; ++b) {
+                const T *row = corner + (c * ny + b) * nx;
+                const R m = row[0], n = row[1], p = row[2], q = row[3];
+                value[b] = dot4(wx.value, m, n, p, q);
+                slope[b] = dot4(wx.slope, m, n, p, q);
+                bend[b] = dot4(wx.bend, m, n, p, q);
+            }
+            const R v = dot4(wy.value, value[0], value[1], value[2], value[3]);
+            const R vy = dot4(wy.slope, value[0], value[1], value[2], value[3]);
+            const R vx = dot4(wy.value, slope[0], slope[1], slope[2], slope[3]);
+            const R here = nz == 1 ? R(1) : wz.value[c];
+            const R rise = nz == 1 ? R(0) : wz.slope[c];
+            both.value += here * v;
+            both.z += rise * v;
+            both.y += here * vy;
+            both.x += here * vx;
+            both.zz += (nz == 1 ? R(0) : wz.bend[c]) * v;
+            both.yy += here * dot4(wy.bend, value[0], value[1], value[2], value[3]);
+            both.xx += here * dot4(wy.value, bend[0], bend[1], bend[2], bend[3]);
+            both.zy += rise * vy;
+            both.zx += rise * vx;
+            both.yx += here * dot4(wy.slope, slope[0], slope[1], slope[2], slope[3]);
         }
-        const R v = dot4(wy.value, value[0], value[1], value[2], value[3]);
-        const R vy = dot4(wy.slope, value[0], value[1], value[2], value[3]);
-        const R vx = dot4(wy.value, slope[0], slope[1], slope[2], slope[3]);
-        const R here = nz == 1 ? R(1) : wz.value[c];
-        const R rise = nz == 1 ? R(0) : wz.slope[c];
-        sum.value += here * v;
-        sum.z += rise * v;
-        sum.y += here * vy;
-        sum.x += here * vx;
-        sum.zz += (nz == 1 ? R(0) : wz.bend[c]) * v;
-        sum.yy += here * dot4(wy.bend, value[0], value[1], value[2], value[3]);
-        sum.xx += here * dot4(wy.value, bend[0], bend[1], bend[2], bend[3]);
-        sum.zy += rise * vy;
-        sum.zx += rise * vx;
-        sum.yx += here * dot4(wy.slope, slope[0], slope[1], slope[2], slope[3]);
+        add(cell, both);
     }
+    add(sum, cell);
 }
 
 template <typename R>
