@@ -22,6 +22,7 @@ from .config import Settings, build
 from .device import choose
 from .errors import DataError
 from .fields import LevelSet, Probability, Progress, Volume, silent
+from .flow import Flow, FlowSettings, corrected
 from .infer import SegmentSettings, segment, thread_count
 from .io.atomic import check_folder, write_bytes
 from .nets import checkpoint
@@ -59,6 +60,7 @@ class PipelineConfig(Settings):
     segment: SegmentSettings = SegmentSettings()
     refine: RefineSettings = RefineSettings()
     prior: PriorSettings = PriorSettings()
+    flow: FlowSettings = FlowSettings()
 
 
 class TrainRun(TrainConfig):
@@ -81,6 +83,7 @@ def build_prior(
     config: PipelineConfig | None = None,
     *,
     start: Probability | LevelSet | None = None,
+    flow: Flow | None = None,
     progress: Progress = silent,
 ) -> BoundaryPrior:
     """Turn a scan into a boundary prior.
@@ -92,6 +95,8 @@ def build_prior(
     config : PipelineConfig, optional
     start : Probability or LevelSet, optional
         A start of the user's on the same grid; without it the network finds the lumen.
+    flow : Flow, optional
+        Measured velocity on the same grid: it names inlets and outlets and gives their flow.
     progress : callable
         Called as ``progress(stage, fraction, message)``.
 
@@ -117,13 +122,18 @@ def build_prior(
     probability = start if isinstance(start, Probability) else None
     level_set = LevelSet.from_probability(start) if isinstance(start, Probability) else start
     level_set = chosen(level_set, config)
-    refined = refine(level_set, volume, config.refine, progress=progress)
+    channels = []
+    if flow is not None and config.flow.channel:
+        channels = [Volume(flow.speed, flow.grid, flow.name)]
+    refined = refine(level_set, volume, config.refine, channels=channels, progress=progress)
     level_set = chosen(refined.level_set, config)
     estimates = refined.estimates | topology_report(level_set.phi_mm)
     refined = replace(refined, level_set=level_set, estimates=estimates)
     evidence = None if probability is None else probability.model_id
-    if evidence == shipped().model_id and config.refine == RefineSettings():
+    if evidence == shipped().model_id and config.refine == RefineSettings() and not channels:
         refined = calibrated(refined)
+    if flow is not None:
+        flow = corrected(flow, level_set.phi_mm, volume.values, config.flow)
     progress("prior", 0.0, "fields and surface")
     provenance = {
         "config": config.model_dump(mode="json"),
@@ -139,6 +149,8 @@ def build_prior(
         probability,
         settings=config.prior,
         provenance=provenance,
+        flow=flow,
+        flow_settings=config.flow,
     )
     progress("prior", 1.0, "done")
     return prior

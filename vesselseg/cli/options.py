@@ -89,6 +89,30 @@ class Options:
     key: Annotated[str | None, typer.Option(help="Which array of a file that holds several.")] = (
         None
     )
+    velocity: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|U,V,W", help="Velocity: an HDF5 file, or three images."),
+    ] = None
+    venc: Annotated[
+        str | None, typer.Option(metavar="SPEED", help="Encoding velocity, such as 150cm/s.")
+    ] = None
+    velocity_unit: Annotated[
+        str | None, typer.Option(metavar="m/s|cm/s|mm/s|phase|steps", help="Unit of --velocity.")
+    ] = None
+    velocity_axes: Annotated[
+        str | None, typer.Option(metavar="RAS|+i-j+k", help="Where its components point.")
+    ] = None
+    cut: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X,Y,Z,NX,NY,NZ", help="Opening: point (RAS+, mm), outward normal."),
+    ] = None
+    seed_point: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X,Y,Z", help="Opening across the lumen at a point of it."),
+    ] = None
+    extension: Annotated[
+        float | None, typer.Option(metavar="MM", help="Length of straight flow extensions.")
+    ] = None
     number: Annotated[int, typer.Option("-n", "--number", help="How many cases.")] = 1
     validation: Annotated[
         int, typer.Option(help="Cases of these that go to val/ instead of train/.")
@@ -229,6 +253,24 @@ def reading(options: Options) -> dict[str, Any]:
         "nan_fill": options.nan_fill,
         "key": options.key,
     }
+
+
+def points(texts: list[str] | None, count: int, option: str) -> list[list[float]] | None:
+    """Read repeated comma-separated numbers; None if the option was not given."""
+    if not texts:
+        return None
+    found = []
+    for text in texts:
+        try:
+            values = [float(word) for word in text.split(",")]
+        except ValueError:
+            values = []
+        if len(values) != count or not all(math.isfinite(v) for v in values):
+            raise ConfigError("bad point", path=option, found=text, need=f"{count} numbers")
+        if count == 6 and not any(values[3:]):
+            raise ConfigError("normal of length zero", path=option, found=text)
+        found.append(values)
+    return found
 
 
 def _frame(text: str | None) -> int | Literal["mean"] | None:

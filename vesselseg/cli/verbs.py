@@ -6,18 +6,21 @@ import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import device
 from ..errors import ConfigError, DataError, EnvironmentFault, NumericalError
 from . import study
-from .options import Options, command, components, reading, settings
+from .options import Options, command, components, points, reading, settings
 from .terminal import Terminal, show
 
 if TYPE_CHECKING:
     import typer
 
+    from ..fields import Volume
+    from ..flow import Flow
     from ..prior.boundary import BoundaryPrior
 
 SAVED = ("prob", "phi", "sigma", "mask")
@@ -58,6 +61,9 @@ def prior(terminal: Terminal, options: Options) -> None:
         "segment.device": network_device(options),
         "model": options.model,
         "components": components(options.components),
+        "prior.cuts": points(options.cut, 6, "--cut"),
+        "prior.seed_points": points(options.seed_point, 3, "--seed-point"),
+        "prior.extension_mm": options.extension,
     }
     config = settings(PipelineConfig, options, given)
     device.choose(config.device)
@@ -72,13 +78,14 @@ def prior(terminal: Terminal, options: Options) -> None:
     if options.start is not None:
         kind: Any = options.start_kind  # read_start refuses an unknown one
         start = read_start(options.start, volume, kind=kind, label=options.label)
+    flow = velocity(options, volume)
     needed = fits(options, volume.values.size)
     if options.dry_run:
         plan(volume.grid.as_dict(), config.model_dump(mode="json"), needed)
         return
     terminal.warn(volume.notes)
     with about(options.input), terminal.progress() as progress:
-        built = build_prior(volume, config, start=start, progress=progress)
+        built = build_prior(volume, config, start=start, flow=flow, progress=progress)
     terminal.warn(note for note in built.warnings if note not in volume.notes)
     failed = [f for f in prior_check.check(built) if not f.ok and f.level == "error"]
     terminal.warn(f"the prior fails its check: {f.name}: {f.message}" for f in failed)
@@ -297,6 +304,35 @@ def doctor(terminal: Terminal, options: Options) -> int:
 # --- shared by the verbs -----------------------------------------------------------------------
 
 
+def velocity(options: Options, volume: Volume) -> Flow | None:
+    """Read the velocity that was named, or the one that the scan's own file holds."""
+    from ..flow import parse_speed
+    from ..io.velocity import has_velocity, read_flow
+
+    venc = None if options.venc is None else parse_speed(options.venc)
+    named = [Path(word) for word in (options.velocity or "").split(",") if word]
+    if not named and options.key is None and has_velocity(options.input):
+        named = [options.input]
+    if not named:
+        for name in ("venc", "velocity_unit", "velocity_axes"):
+            if getattr(options, name) is not None:
+                option = "--" + name.replace("_", "-")
+                raise ConfigError(
+                    "no velocity to use it for", path=option, remedy="give --velocity"
+                )
+        return None
+    flow = read_flow(
+        named,
+        volume,
+        venc_ms=venc,
+        unit=options.velocity_unit,
+        axes=options.velocity_axes,
+    )
+    averaged = len(flow.u_ms) if options.frame == "mean" else 1
+    speed = any(note.startswith("speed of the velocity") for note in volume.notes)
+    return replace(flow, averaged=averaged, with_magnitude=not speed)
+
+
 def machine(options: Options) -> None:
     """Refuse a ``--device`` that the solver does not run on, and apply the other limits."""
     if options.device is not None:
@@ -441,12 +477,13 @@ def model_lines(found: dict[str, Any]) -> list[str]:
 
 READING = "frame component part spacing nan_fill key"
 MACHINE = "device threads"
+BLOOD = "velocity venc velocity_unit velocity_axes cut seed_point extension"
 TABLE = {
     demo: "output seed overwrite json " + MACHINE,
     prior: "input output start start_kind label components model config set seed memory strict "
-    f"overwrite dry_run json {READING} {MACHINE}",
+    f"overwrite dry_run json {BLOOD} {READING} {MACHINE}",
     refine: "input output start start_kind label components config set seed memory strict "
-    f"overwrite dry_run json {READING} {MACHINE}",
+    f"overwrite dry_run json {BLOOD} {READING} {MACHINE}",
     segment: "input output model save config set memory overwrite dry_run json "
     f"{READING} {MACHINE}",
     train: "output data config set seed steps epochs hours init resume workers dry_run json "

@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from .guard import Limits
     from .nifti import write_image
     from .start import read_start
+    from .velocity import read_flow
     from .volume import read_volume
 
-_HOME = {"Limits": "guard", "read_start": "start", "read_volume": "volume", "write_image": "nifti"}
+_HOME = {"Limits": "guard", "read_flow": "velocity", "read_start": "start"}
+_HOME |= {"read_volume": "volume", "write_image": "nifti"}
 
-__all__ = ["Limits", "read_start", "read_volume", "write_image"]
+__all__ = ["Limits", "read_flow", "read_start", "read_volume", "write_image"]
 
 
 def __getattr__(name: str) -> Any:

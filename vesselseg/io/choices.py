@@ -28,7 +28,7 @@ PARTS: dict[str, Callable[[Array], Array]] = {
 class Choices:
     """The options of ``read_volume``."""
 
-    frame: int | Literal["mean"] | None = None
+    frame: int | Literal["mean", "all"] | None = None
     component: int | str | None = None
     part: str | None = None
     spacing_mm: float | Sequence[float] | None = None
@@ -50,6 +50,10 @@ class Raw:
         Digest of the file.
     placed : bool
         Whether the file says where the scan lies in the world.
+    venc_ms : float, optional
+        Encoding velocity that the file states.
+    direction : str
+        Where a positive velocity points, as a signed axis of the image, if the file says so.
     """
 
     values: Array
@@ -57,6 +61,8 @@ class Raw:
     sha256: str
     placed: bool = True
     notes: tuple[str, ...] = ()
+    venc_ms: float | None = None
+    direction: str = ""
 
 
 def pick_frame(
@@ -66,8 +72,10 @@ def pick_frame(
     choices: Choices,
     path: PathLike,
 ) -> Array:
-    """Load the chosen frame, the mean of all, or the only one."""
+    """Load the chosen frame, the mean of all, all along a first axis, or the only one."""
     frame = choices.frame
+    if frame == "all":
+        return np.stack([load(t) for t in range(frames)])
     if frame == "mean":
         total = load(0).astype(np.float64)
         for t in range(1, frames):

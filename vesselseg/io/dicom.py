@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import struct
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError, EnvironmentFault
-from .choices import Choices, Raw
+from .choices import Choices, Raw, pick_frame
 from .guard import read_bytes_checked
 
 PathLike = str | os.PathLike[str]
 
 INSTALL = 'pip install "vesselseg[dicom]"'
 PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
-TAGS = [
+TAGS: list[Any] = [
     "SeriesInstanceUID", "Rows", "Columns", "BitsAllocated", "PixelRepresentation",
     "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept", "PixelData",
+    "TriggerTime", "InstanceNumber", "MRVelocityEncodingSequence",
+    (0x0019, 0x10CC), (0x0051, 0x1014), (0x2001, 0x101A),
 ]  # fmt: skip
+VENDORS = (
+    ("GE", (0x0019, 0x10CC), 1e-3),
+    ("Siemens", (0x0051, 0x1014), 1e-2),
+    ("Philips", (0x2001, 0x101A), 1e-2),
+)
+COLLINEAR = 0.999
 MAX_META = 10_000
 SPACING_TOLERANCE = 0.01  # of the slice distance
 DUPLICATE_MM = 1e-3
@@ -60,7 +70,75 @@ def read(path: PathLike, choices: Choices) -> Raw:
         raise ConfigError(
             "no such series", path=path, found=key, need=", ".join(sorted(series)[:3])
         )
-    return _stack(series[key], digest.hexdigest(), choices, path)
+    return _frames(series[key], digest.hexdigest(), choices, path)
+
+
+def _frames(slices: list[tuple[Any, Path]], digest: str, choices: Choices, path: PathLike) -> Raw:
+    """Sort the slices of a time series into frames; without a choice there must be one."""
+    if choices.frame is None:
+        return _with_encoding(_stack(slices, digest, choices, path), slices)
+    axes = _numbers(slices[0][0], "ImageOrientationPatient", 6, slices[0][1]).reshape(2, 3)
+    normal = np.cross(*axes)
+    places: dict[int, list[tuple[Any, Path]]] = {}
+    for slice_, file in slices:
+        height = float(_numbers(slice_, "ImagePositionPatient", 3, file) @ normal)
+        places.setdefault(round(height / DUPLICATE_MM), []).append((slice_, file))
+    counts = {len(group) for group in places.values()}
+    if len(counts) != 1:
+        found = f"{min(counts)} to {max(counts)}"
+        raise DataError("slices with different numbers of frames", path=path, found=found)
+    ordered = [sorted(group, key=lambda s: _moment(s[0])) for group in places.values()]
+    stacks = [
+        _stack([group[t] for group in ordered], digest, choices, path) for t in range(counts.pop())
+    ]
+    shape = (len(stacks), *stacks[0].values.shape)
+    values = pick_frame(lambda t: stacks[t].values, shape, len(stacks), choices, path)
+    return _with_encoding(replace(stacks[0], values=values), slices)
+
+
+def _moment(slice_: Any) -> tuple[float, float]:
+    """Return trigger time and instance number: what orders the frames of a slice."""
+    return float(slice_.get("TriggerTime") or 0.0), float(slice_.get("InstanceNumber") or 0)
+
+
+def _with_encoding(raw: Raw, slices: list[tuple[Any, Path]]) -> Raw:
+    """Add the encoding velocity, and its direction if the standard's sequence states it.
+
+    Private tags are those of conformance statements; none was tried on files of a scanner.
+    """
+    slice_ = slices[0][0]
+    try:
+        for item in slice_.get("MRVelocityEncodingSequence") or ():
+            venc = float(item.VelocityEncodingMaximumValue) / 100.0  # cm/s
+            way = np.asarray(item.VelocityEncodingDirection, dtype=np.float64)
+            note = "venc and direction of the standard's sequence: untested on scanners"
+            return replace(
+                raw, venc_ms=venc, direction=_axis_of(way, raw), notes=(*raw.notes, note)
+            )
+        for vendor, tag, unit in VENDORS:
+            element = slice_.get(tag)
+            if element is None:
+                continue
+            words = re.findall(r"\d+(?:\.\d+)?", str(element.value))
+            speeds = [float(word) * unit for word in words if float(word) > 0]
+            if speeds:
+                note = f"venc {max(speeds):g} m/s of a private tag: untested on {vendor} scanners"
+                return replace(raw, venc_ms=max(speeds), notes=(*raw.notes, note))
+    except DAMAGED as error:
+        raise DataError("damaged velocity encoding", path=slices[0][1]) from error
+    return raw
+
+
+def _axis_of(way_lps: NDArray[np.float64], raw: Raw) -> str:
+    """Return the signed image axis along a direction of the patient, empty if it is oblique."""
+    if raw.affine is None or way_lps.shape != (3,):
+        return ""
+    columns = raw.affine[:3, :3] / np.linalg.norm(raw.affine[:3, :3], axis=0)
+    along = columns.T @ (way_lps * [-1.0, -1.0, 1.0])
+    axis = int(np.argmax(np.abs(along)))
+    if abs(along[axis]) < COLLINEAR * np.linalg.norm(way_lps):
+        return ""
+    return ("+" if along[axis] > 0 else "-") + "ijk"[axis]
 
 
 def _is_dicom(file: Path) -> bool:

@@ -18,10 +18,15 @@ PathLike = str | os.PathLike[str]
 
 UNPLACED = "no orientation in the file: axes taken as right, anterior, superior"
 VELOCITY = ("/u", "/v", "/w")
+MAGNITUDE = ("/mag_u", "/mag_v", "/mag_w")
 
 
 def read(path: PathLike, choices: Choices) -> Raw:
-    """Read the speed of ``u, v, w`` (t, nx, ny, nz) with ``dx`` in mm, or a dataset [k, j, i]."""
+    """Read a flow scan of the 4DFlowNet layout, or a dataset [k, j, i].
+
+    ``u, v, w`` are (t, nx, ny, nz) with ``dx`` in mm; the image is the root mean square of
+    ``mag_u, mag_v, mag_w`` where they are there, else the speed.
+    """
     limit = choices.limits.expanded_bytes
     data = read_bytes_checked(path, limit=limit)
     digest = hashlib.sha256(data).hexdigest()
@@ -40,16 +45,23 @@ def _velocity(
         found = ", ".join(f"{p.name} {p.shape} {p.dtype}" for p in parts)
         raise DataError("bad velocity", path=path, found=found, need="three equal float arrays")
     choices.limits.check(shape, 4, path)
-    chosen = choices.component or "speed"
-    if chosen not in ("speed", "u", "v", "w"):
-        raise ConfigError("no such component", path=path, found=chosen, need="speed, u, v or w")
-    wanted = parts if chosen == "speed" else [datasets[f"/{chosen}"]]
+    lit = set(MAGNITUDE) <= set(datasets)
+    chosen = choices.component or ("magnitude" if lit else "speed")
+    offered = (*(("magnitude",) if lit else ()), "speed", "u", "v")
+    if chosen not in (*offered, "w"):
+        need = ", ".join(offered) + " or w"
+        raise ConfigError("no such component", path=path, found=chosen, need=need)
+    if chosen == "magnitude":
+        parts = [datasets[name] for name in MAGNITUDE]
+        if any(p.shape != shape or p.dtype.kind not in "iuf" for p in parts):
+            raise DataError("bad magnitude", path=path, need=f"three arrays of shape {shape}")
+    wanted = [datasets[f"/{chosen}"]] if chosen in ("u", "v", "w") else parts
 
     def load(frame: int) -> NDArray[np.float64]:
         select = (frame,) if len(shape) == 4 else ()
         fields = [read_array(p, select, path=path).astype(np.float64) for p in wanted]
         field = fields[0] if len(fields) == 1 else np.sqrt(sum(f * f for f in fields))
-        return field.T
+        return field.T / (np.sqrt(3.0) if chosen == "magnitude" else 1.0)
 
     frames = shape[0] if len(shape) == 4 else 1
     values = pick_frame(load, shape, frames, choices, path)

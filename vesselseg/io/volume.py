@@ -113,6 +113,21 @@ def read_field(
     return field, grid, replace(raw, notes=(*raw.notes, *notes, *more))
 
 
+@np.errstate(all="ignore")
+def read_frames(path: PathLike, choices: Choices) -> tuple[Field, Grid, Raw]:
+    """Read every frame of a scalar field, (t, nz, ny, nx) or (t, ny, nx), and its grid."""
+    raw = _reader(path)(path, replace(choices, frame="all"))
+    if raw.affine is None:
+        raw = replace(raw, affine=np.eye(4), placed=False)
+    single = choices.spacing_mm is None
+    affine = raw.affine if single else _affine(replace(raw, values=raw.values[0]), choices, path)
+    assert affine is not None
+    first, affine, notes = _without_flat_axis(raw.values[0], affine, path)
+    grid = Grid(first.shape, affine)
+    field, more = _as_float32(raw.values.reshape(-1, *first.shape), choices, path)
+    return field, grid, replace(raw, values=field, notes=(*raw.notes, *notes, *more))
+
+
 def base_name(path: PathLike) -> str:
     """Return the name without folder and without the suffix of a known format."""
     name = Path(os.path.abspath(path)).name  # noqa: PTH100

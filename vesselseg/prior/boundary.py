@@ -25,10 +25,12 @@ from .. import __version__
 from ..config import Settings
 from ..errors import ConfigError, DataError, printable
 from ..fields import Probability, Refinement, Volume
+from ..flow import Flow, FlowSettings, pcmra, sigma_u
 from ..grid import Grid
 from ..wall_geometry import smallest_radius
 from . import covariance, fields
 from .cut import cut_wall
+from .inflow import Measured
 from .openings import Ends, find_openings, grid_labels, reordered
 from .schema import FIXED_ROOT, KINDS, OPENING_UNITS, VERSION, VOLATILE
 from .section import Lumen
@@ -49,6 +51,8 @@ NO_OPENINGS = (
 )
 
 
+UNKNOWN_CYCLE = "length of the heart cycle unknown: times are those of a cycle of one second"
+DEFAULT_PSF = 0.6
 Finite = Annotated[float, Bounded(allow_inf_nan=False)]
 Three = Annotated[tuple[Finite, Finite, Finite], Bounded(strict=False)]
 Six = Annotated[tuple[Finite, Finite, Finite, Finite, Finite, Finite], Bounded(strict=False)]
@@ -119,6 +123,8 @@ class BoundaryPrior:
         settings: PriorSettings = PriorSettings(),  # noqa: B008  (frozen)
         provenance: Mapping[str, Any] | None = None,
         volatile: Mapping[str, Any] | None = None,
+        flow: Flow | None = None,
+        flow_settings: FlowSettings = FlowSettings(),  # noqa: B008  (frozen)
     ) -> BoundaryPrior:
         """Make the prior of a refined wall.
 
@@ -138,6 +144,9 @@ class BoundaryPrior:
             names. ``calibration_set`` names the vessels that the standard deviation was fitted on.
         volatile : mapping, optional
             What differs from run to run; by default creation time and host.
+        flow : Flow, optional
+            Measured velocity on the same grid, corrected already.
+        flow_settings : FlowSettings
 
         Raises
         ------
@@ -147,10 +156,14 @@ class BoundaryPrior:
             Grids differ, the band is too narrow, or phi is no signed distance.
         """
         given = dict(provenance or {})
-        arrays, attributes = _assemble(refinement, volume, probability, settings)
+        arrays, attributes = _assemble(
+            refinement, volume, probability, settings, flow, flow_settings
+        )
         calibration_set = str(given.get("calibration_set", "none"))
         attributes["/geometry/phi_std"]["calibration_set"] = calibration_set
         facts = _facts(refinement, volume, probability, settings, given)
+        if flow is not None:
+            facts["velocity"] = {"name": PurePath(flow.name).name, "sha256": flow.sha256}
         seconds = {"seconds": dict(refinement.seconds)}
         moment = {**seconds, **(_now() if volatile is None else volatile)}
         arrays["/provenance/json"] = _json_bytes(facts)
@@ -333,10 +346,13 @@ def _assemble(
     volume: Volume,
     probability: Probability | None,
     settings: PriorSettings,
+    flow: Flow | None,
+    flow_settings: FlowSettings,
 ) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, Any]]]:
     """Return every array and attribute but the provenance; here millimetres become metres."""
     grid, level, estimates = volume.grid, refinement.level_set, refinement.estimates
-    _require_grid(grid, level.grid, None if probability is None else probability.grid)
+    others = (probability, flow)
+    _require_grid(grid, level.grid, *(None if o is None else o.grid for o in others))
     affine = np.array(grid.affine)
     affine[:3] *= METRE_PER_MM
     spacing = fields.spacing_of(affine, grid.ndim)
@@ -360,6 +376,22 @@ def _assemble(
     }
     arrays["/images/probability"], source = _evidence(phi, arrays["/geometry/phi_std"], probability)
     ends, surface = _boundary(arrays, affine, band_m, settings, (ell, settings.m))
+    blood: dict[str, dict[str, Any]] = {}
+    balance = {"mass_balance": 0.0, "mass_balance_sigma": 0.0}
+    if flow is not None:
+        noise, psf = estimates.get("noise", 0.0), estimates.get("psf_voxels", DEFAULT_PSF)
+        arrays["/velocity/u"] = flow.u_ms
+        arrays["/velocity/sigma_u"] = sigma_u(volume.values, phi < 0, noise, flow, flow_settings)
+        arrays["/images/pcmra"] = pcmra(volume.values, flow)
+        blood = {"/velocity": _velocity_facts(flow, flow_settings)}
+        blood["/physics"] = {"nu_mean": flow_settings.nu, "nu_std": flow_settings.nu_std}
+        blood["/physics"] |= {"rho": flow_settings.rho, "model": "newtonian"}
+        measured = Measured(
+            flow.u_ms, arrays["/velocity/sigma_u"], volume.values, psf, flow_settings.nu
+        )
+        times = flow.times(flow_settings.rr_s)
+        caps, balance = fields.flow_through(arrays, affine, ends, measured, times)
+        blood |= caps
     figures = fields.quality_figures(arrays)
     own = {
         NO_OPENINGS: not ends.openings,
@@ -370,7 +402,9 @@ def _assemble(
         "the narrowest lumen is less than 4 voxels wide": smallest < 2.0 * max(spacing),
         "standard deviations below a thousandth of a voxel were raised": std.min() < least_std,
     }
-    given = ends.notes + volume.notes + level.notes + refinement.notes
+    own[UNKNOWN_CYCLE] = flow is not None and len(flow.u_ms) > 1 and not flow_settings.rr_s
+    given = () if flow is None else flow.notes
+    given += ends.notes + volume.notes + level.notes + refinement.notes
     given += () if probability is None else probability.notes
     warnings = [text for text, holds in own.items() if holds] + [printable(w) for w in given]
     attributes: dict[str, dict[str, Any]] = {
@@ -402,14 +436,23 @@ def _assemble(
         "/images/probability": {"source": source},
         "/quality": {
             **figures,
-            "mass_balance": 0.0,
-            "mass_balance_sigma": 0.0,
+            **balance,
             "converged": int(refinement.converged),
             "warnings": "\n".join(dict.fromkeys(warnings)),
         },
         "/provenance": {},
+        **blood,
     }
     return arrays, attributes
+
+
+def _velocity_facts(flow: Flow, settings: FlowSettings) -> dict[str, Any]:
+    return {
+        "venc_ms": flow.venc_ms,
+        "background_corrected": int(flow.background_corrected),
+        "unwrapped": int(flow.unwrapped),
+        "rr_s": settings.rr_s,
+    }
 
 
 def _boundary(

@@ -12,6 +12,7 @@ from .. import wall_geometry as geometry
 from ..errors import DataError, NoInterfaceError
 from . import covariance
 from .cut import Wall
+from .inflow import LENGTH, Measured, Profile, fit_profile
 from .openings import FIRST_LABEL, Ends, Opening
 from .schema import OPENING
 from .section import Lumen
@@ -28,6 +29,7 @@ Floats = NDArray[np.floating]
 Arrays = dict[str, NDArray[Any]]
 
 MAX_COMPONENTS = 255
+INLET, OUTLET = 1, 2
 EDGE_VOXELS = 4.0  # an opening nearer to the edge of the box lies at the edge
 
 
@@ -182,6 +184,97 @@ def rim_lengths(rim: Floats) -> Floats:
         return np.ones(2)
     ahead = np.linalg.norm(np.roll(rim, -1, axis=0) - rim, axis=1)
     return np.asarray((ahead + np.roll(ahead, 1)) / 2)
+
+
+def flow_through(
+    arrays: Arrays,
+    affine: Floats,
+    ends: Ends,
+    measured: Measured,
+    times: Floats,
+) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """Add the flow of every opening to the arrays and to the table; name inlets and outlets.
+
+    Returns
+    -------
+    groups : dict
+        Attributes of the group of each opening.
+    balance : dict
+        Sum of the flows out of the domain and its s.d., m³/s.
+    """
+    lumen = Lumen(arrays["/geometry/phi_mean"], affine)
+    table = arrays["/boundary/openings"].copy()
+    profiles: dict[int, tuple[Floats, Profile]] = {}
+    for number, opening in enumerate(ends.openings):
+        row = table[number]
+        points, on_rim = cap_points(arrays, row)
+        profile = fit_profile(lumen, opening, measured, float(row["area_std_m2"]), points)
+        if profile is None:
+            continue
+        for array in (profile.u_mean, profile.u_std):
+            array[:, on_rim] = 0.0
+        sure = abs(profile.q_mean) > 2.0 * profile.q_std
+        row["kind"] = 0 if not sure else (INLET if profile.q_mean < 0 else OUTLET)
+        row["has_flow"], row["u_max_ms"] = 1, profile.u_max
+        row["q_mean_m3s"], row["q_std_m3s"] = profile.q_mean, profile.q_std
+        width = 2.0 * row["radius_m"]
+        row["reynolds"] = abs(profile.q_mean) / row["area_m2"] * width / measured.nu
+        profiles[number] = (points, profile)
+    groups: dict[str, dict[str, Any]] = {}
+    for number, name in enumerate(names(table["kind"].tolist())):
+        table["name"][number] = name.encode()
+        if number not in profiles:
+            continue
+        cap, profile = profiles[number]
+        group = f"/boundary/{name}"
+        arrays |= {
+            f"{group}/points": cap,
+            f"{group}/u_mean": profile.u_mean,
+            f"{group}/u_std": profile.u_std,
+            f"{group}/t": times,
+        }
+        inner = profile.u_std[profile.u_std > 0]
+        groups[group] = {
+            "sigma_g": float(np.sqrt(np.mean(np.square(inner, dtype=float))))
+            if inner.size
+            else 0.0,
+            "ell_g_m": LENGTH * float(table["radius_m"][number]),
+            "m_g": 2,
+            "rim": "dirichlet0",
+        }
+    arrays["/boundary/openings"] = table
+    known = table["has_flow"] != 0
+    balance = {
+        "mass_balance": float(table["q_mean_m3s"][known].sum()),
+        "mass_balance_sigma": float(np.sqrt(np.square(table["q_std_m3s"][known]).sum())),
+    }
+    return groups, balance
+
+
+def names(kinds: list[int]) -> list[str]:
+    """Name openings by kind; a number follows where a kind is there more than once."""
+    words = {0: "opening", INLET: "inlet", OUTLET: "outlet"}
+    total, found, seen = {k: kinds.count(k) for k in words}, list[str](), dict.fromkeys(words, 0)
+    for kind in kinds:
+        seen[kind] += 1
+        alone = total[kind] == 1 and kind != 0
+        found.append(words[kind] if alone else f"{words[kind]}_{seen[kind]}")
+    return found
+
+
+def cap_points(
+    arrays: Mapping[str, NDArray[Any]], row: Any
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the vertices of a cap in the plane of its opening, and which lie on the rim."""
+    cell = "face" if "/surface/faces" in arrays else "edge"
+    faces, label = arrays[f"/surface/{cell}s"], arrays[f"/surface/{cell}_label"]
+    used = np.unique(faces[label == row["label"]])
+    rim = np.isin(used, faces[label != row["label"]])
+    points: Floats = arrays["/surface/vertices"][used] - row["extension_m"] * row["normal_out"]
+    if cell == "edge":  # a segment has no inner vertices: nine points along it
+        share = np.linspace(0.0, 1.0, 9)[:, None]
+        points, rim = points[0] + share * (points[-1] - points[0]), np.arange(9) % 8 == 0
+    return np.asarray(points, dtype=np.float64), rim
 
 
 def quality_figures(arrays: Mapping[str, NDArray[Any]]) -> dict[str, float]:

@@ -433,7 +433,7 @@ def _slab(lumen: Lumen, domain: NDArray[np.bool_], opening: Opening) -> NDArray[
 
     thick = _thickness(lumen, opening)
     reach = 1.3 * float(np.linalg.norm(opening.rim - opening.centre, axis=1).max()) + 2 * lumen.h
-    index, points, box = _around(lumen, opening.centre, reach + thick)
+    index, points, box = around(lumen, opening.centre, reach + thick)
     height = opening.height(points)
     aside = np.linalg.norm(points - opening.centre - height[..., None] * opening.normal, axis=-1)
     layer = domain[box] & (height > 0.0) & (height <= thick) & (aside <= reach)
@@ -449,7 +449,7 @@ def _thickness(lumen: Lumen, opening: Opening) -> float:
     return float(np.abs(lumen.affine[:3, : lumen.ndim].T @ opening.normal).sum()) * (1 + 1e-9)
 
 
-def _around(
+def around(
     lumen: Lumen, centre: Floats, reach: float
 ) -> tuple[NDArray[np.int64], Floats, tuple[slice, ...]]:
     """Index, world points and slices of the box of voxels around a point."""
@@ -511,7 +511,7 @@ def grid_labels(
             owner[box][mine & ~lumen.mask[box]] = number
     for number, opening in enumerate(ends.openings, FIRST_LABEL):
         reach = float(np.linalg.norm(opening.rim - opening.centre, axis=1).max()) + band_m
-        _, points, box = _around(lumen, opening.centre, reach)
+        _, points, box = around(lumen, opening.centre, reach)
         height, phi = opening.height(points), lumen.phi[box]
         own = owner[box] == number
         flat = opening.section.covers(points.reshape(-1, 3)).reshape(phi.shape)

@@ -179,7 +179,7 @@ SCHEMA: tuple[Entry, ...] = (
     _entry("/velocity", "R", "", "measured velocity",
            "venc_ms:f8[3] background_corrected:i8 unwrapped:i8 rr_s:f8"),
     _entry("/velocity/u", "R", "f4 nt,grid,3 m/s", "velocity (x,y,z)"),
-    _entry("/velocity/sigma_u", "R", "f4 grid m/s", "its standard deviation"),
+    _entry("/velocity/sigma_u", "R", "f4 grid m/s", "standard deviation of the noise of a component of one frame, the worst where their venc differ"),
     _entry("/images", "M", "", "evidence used"),
     _entry("/images/probability", "M", "f4 grid 1", "probability of lumen", "source:text"),
     _entry("/images/probability_std", "R", "f4 grid 1", "its standard deviation"),

@@ -1,0 +1,295 @@
+"""Measured velocity: what is read, what is refused, and the flow that comes out of a phantom."""
+
+import functools
+
+import h5py
+import nibabel as nib
+import numpy as np
+import prior_builders as make
+import pytest
+
+from vesselseg import phantoms
+from vesselseg.errors import ConfigError, DataError
+from vesselseg.fields import LevelSet, Refinement, StopReason
+from vesselseg.flow import Flow, FlowSettings, corrected, in_world, parse_speed, sigma_u
+from vesselseg.grid import Grid
+from vesselseg.io import read_flow, read_volume
+from vesselseg.prior.boundary import BoundaryPrior
+from vesselseg.prior.check import check
+from vesselseg.synth.flow_mri import FlowModel, flow_scan
+
+VENC = 1.2
+
+
+@functools.cache
+def tube_scan(snr=8.0, venc=VENC, seeds=1):
+    shape = phantoms.make("tilted_tube", radius=4.0)
+    grid = shape.grid(1.0, shape=(26, 26, 26))
+    q = 0.4 * np.pi * 16e-6  # 0.4 m/s on average, 0.8 m/s at most
+    model = FlowModel(snr=snr, venc_ms=venc)
+    scans = flow_scan(shape, grid, np.full(len(shape.axis_xyz), q), model, list(range(seeds)))
+    return shape, grid, q, scans
+
+
+def refined(shape, grid, snr):
+    level = LevelSet(np.clip(shape.phi(grid), -5, 5), grid, 5.0)
+    std = np.full(grid.shape_kji, 0.1, dtype=np.float32)
+    estimates = {"noise": 1 / snr, "psf_voxels": 0.6}
+    return Refinement(level, std, StopReason.CONVERGED, 1, estimates=estimates)
+
+
+def flow_prior(snr=8.0, seed=0, **options):
+    shape, grid, q, scans = tube_scan(snr, seeds=6)
+    volume, flow = scans[seed]
+    refinement = refined(shape, grid, snr)
+    return BoundaryPrior.from_refinement(refinement, volume, None, flow=flow, **options), q
+
+
+def test_flow_of_a_tube_is_found_within_its_standard_deviation():
+    """Partial volume and blur are in the model: without noise 0.5 % is left."""
+    prior, q = flow_prior(snr=8.0)
+    assert [f for f in check(prior) if f.level == "error" and not f.ok] == []
+    table = prior.openings
+    assert sorted(table["name"]) == [b"inlet", b"outlet"]
+    inlet, outlet = (table[table["name"] == n][0] for n in (b"inlet", b"outlet"))
+    assert inlet["q_mean_m3s"] < 0 < outlet["q_mean_m3s"]
+    assert outlet["normal_out"] == pytest.approx([0.36, 0.48, 0.8], abs=0.01)
+    hits = []
+    for seed in range(6):
+        rows = flow_prior(snr=8.0, seed=seed)[0].openings
+        hits += (np.abs(np.abs(rows["q_mean_m3s"]) - q) <= 2 * rows["q_std_m3s"]).tolist()
+    # 95 % expected of 12; fewer than 9 has a probability of 2e-3 even at 90 %
+    assert sum(hits) >= 9
+    clean = flow_prior_clean()
+    assert np.abs(clean.openings["q_mean_m3s"]) == pytest.approx([q, q], rel=5e-3)
+    assert clean.quality["mass_balance"] == pytest.approx(0.0, abs=0.01 * q)
+    assert outlet["reynolds"] == pytest.approx(0.4 * 8e-3 / 3.3e-6, rel=0.15)
+
+
+def flow_prior_clean():
+    shape, grid, _, scans = tube_scan(1e4)
+    volume, flow = scans[0]
+    return BoundaryPrior.from_refinement(refined(shape, grid, 1e4), volume, None, flow=flow)
+
+
+def test_profiles_vanish_on_the_rim_and_are_parabolic_inside():
+    prior, _ = flow_prior(snr=8.0)
+    for row in prior.openings:
+        group = f"/boundary/{row['name'].decode()}"
+        points = prior.arrays[f"{group}/points"]
+        mean, std = (prior.arrays[f"{group}/u_{n}"][0] for n in ("mean", "std"))
+        radius = np.linalg.norm(points - row["centre_m"], axis=1)
+        rim = np.isclose(radius, 4e-3, atol=0.1e-3)
+        assert rim.sum() > 10
+        assert not mean[radius > 0.9999 * radius.max()].any()
+        inner = radius < 3e-3
+        normal = np.sign(row["q_mean_m3s"]) * mean @ row["normal_out"]
+        exact = 0.8 * (1 - (radius / 4e-3) ** 2)
+        # six terms, each velocity within about four of its standard deviations
+        assert np.abs(normal - exact)[inner].max() < 4 * std[inner].max()
+        assert prior.attributes[group]["rim"] == "dirichlet0"
+
+
+def test_without_velocity_openings_have_no_kind():
+    grid = Grid.from_spacing((24, 24, 24), 1.0)
+    table = make.prior(make.tube(grid, 4.0, (0, 0, 1)), grid).openings
+    assert table["name"].tolist() == [b"opening_1", b"opening_2"]
+    assert not table["kind"].any() and not table["has_flow"].any()
+
+
+def test_velocity_is_stored_with_its_noise(tmp_path):
+    prior, _ = flow_prior()
+    prior.write(tmp_path / "x.prior.h5")
+    again = BoundaryPrior.read(tmp_path / "x.prior.h5")
+    _, _, _, scans = tube_scan(8.0, seeds=6)
+    assert np.array_equal(again.arrays["/velocity/u"], scans[0][1].u_ms)
+    assert again.attributes["/velocity"]["venc_ms"].tolist() == [VENC] * 3
+    inside = again.phi_mean_m < -1e-3
+    # sqrt(2) venc / (pi SNR), of magnitude 1 in the lumen
+    expected = np.sqrt(2) * VENC / np.pi / 8.0
+    assert np.median(again.arrays["/velocity/sigma_u"][inside]) == pytest.approx(expected, rel=0.1)
+    again.write(tmp_path / "y.prior.h5")
+    assert (tmp_path / "x.prior.h5").read_bytes() == (tmp_path / "y.prior.h5").read_bytes()
+
+
+def test_stated_noise_is_that_of_the_velocity():
+    shape, grid, _, scans = tube_scan(8.0, seeds=6)
+    u = np.array([flow.u_ms[0] for _, flow in scans])
+    inside = shape.phi(grid) < -1.0
+    measured = u.std(axis=0, ddof=1)[inside].mean()
+    volume, flow = scans[0]
+    stated = sigma_u(volume.values, inside, 1 / 8.0, flow, FlowSettings())
+    # 6 draws: the mean of many s.d. is 5 % low
+    assert stated[inside].mean() == pytest.approx(measured, rel=0.12)
+
+
+def test_wraps_in_the_lumen_are_removed():
+    shape, grid, _, scans = tube_scan(20.0, venc=0.6)
+    volume, wrapped = scans[0]
+    _, _, _, plain = tube_scan(20.0, venc=VENC)
+    inside = shape.phi(grid) < -1.0
+    assert np.abs(wrapped.u_ms[0][inside] - plain[0][1].u_ms[0][inside]).max() > 1.0
+    found = corrected(wrapped, shape.phi(grid), volume.values, FlowSettings())
+    assert found.unwrapped and "unwrapped" in found.notes[-1]
+    assert np.abs(found.u_ms[0][inside] - plain[0][1].u_ms[0][inside]).max() < 0.3
+    assert corrected(plain[0][1], shape.phi(grid), volume.values, FlowSettings()) is plain[0][1]
+
+
+def test_what_cannot_be_unwrapped_is_refused():
+    shape, grid, _, _ = tube_scan()
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, (1, *grid.shape_kji, 3))
+    torn = Flow(noise, grid, (0.1, 0.1, 0.1))
+    with pytest.raises(DataError, match=r"wrapped beyond repair.*higher venc"):
+        corrected(torn, shape.phi(grid), np.ones(grid.shape_kji), FlowSettings())
+    kept = corrected(torn, shape.phi(grid), np.ones(grid.shape_kji), FlowSettings(unwrap=False))
+    assert kept is torn
+
+
+def test_a_linear_background_is_subtracted():
+    shape, grid, _, scans = tube_scan(50.0)
+    volume, flow = scans[0]
+    k, j, i = np.indices(grid.shape_kji)
+    offset = np.stack([0.02 + 1e-3 * i, -0.01 + 5e-4 * k, 1e-3 * j], axis=-1)
+    tilted = Flow(flow.u_ms + offset, grid, flow.venc_ms)
+    lit = np.maximum(volume.values, 0.6)  # static tissue as bright as that
+    found = corrected(tilted, shape.phi(grid), lit, FlowSettings(background="linear"))
+    assert found.background_corrected
+    assert np.abs(found.u_ms - flow.u_ms).max() < 2e-3
+    dim = np.where(shape.phi(grid) < 0, lit, 0.1)
+    dark = corrected(tilted, shape.phi(grid), dim, FlowSettings(background="linear"))
+    assert not dark.background_corrected and "static tissue" in dark.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("axes", "expected"),
+    [("RAS", (1, 2, 3)), ("LPS", (-1, -2, 3)), ("SAR", (3, 2, 1)), ("-i+j-k", (1, 3, 2))],
+)
+def test_components_are_turned_into_the_world(axes, expected):
+    columns = np.array([[-1, 0, 0], [0, 0, -1], [0, 1, 0]], dtype=float)  # i = L, j = S, k = P
+    affine = np.eye(4)
+    affine[:3, :3] = columns * [2.0, 1.0, 1.5]
+    found = in_world(np.array([1.0, 2.0, 3.0]), Grid((4, 4, 4), affine), axes)
+    if axes == "-i+j-k":  # -i = R: 1; j = S: 2; -k = A: 3
+        expected = (1, 3, 2)
+    assert found.tolist() == list(expected)
+
+
+@pytest.mark.parametrize("axes", ["RRS", "RA", "xyz", "R-L-S", "iij"])
+def test_axes_that_are_no_axes_are_refused(axes):
+    with pytest.raises(ConfigError, match="velocity axes"):
+        in_world(np.zeros(3), Grid.from_spacing((4, 4, 4), 1.0), axes)
+
+
+def test_speeds_need_their_unit():
+    assert parse_speed("150cm/s") == pytest.approx((1.5, 1.5, 1.5))
+    assert parse_speed("1,1.5,2 m/s".replace(" ", "")) == (1.0, 1.5, 2.0)
+    for bad in ("150", "fast", "-1m/s", "1,2m/s"):
+        with pytest.raises(ConfigError, match="bad speed"):
+            parse_speed(bad)
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def saved(tmp_path, unit=1.0, frames=1):
+    """A scan and three NIfTI images of its velocity."""
+    _, grid, _, scans = tube_scan()
+    volume, flow = scans[0]
+    nib.save(nib.Nifti1Image(volume.values.T, grid.affine), tmp_path / "mag.nii.gz")
+    paths = []
+    for n, name in enumerate("uvw"):
+        values = np.stack([flow.u_ms[0][..., n].T / unit] * frames, axis=-1)
+        image = nib.Nifti1Image(values if frames > 1 else values[..., 0], grid.affine)
+        image.header.set_xyzt_units("mm")
+        paths.append(tmp_path / f"{name}.nii.gz")
+        nib.save(image, paths[-1])
+    return read_volume(tmp_path / "mag.nii.gz"), flow, paths
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("m/s", 1.0), ("cm/s", 0.01), ("phase", VENC / np.pi)])
+def test_three_images_give_the_velocity(tmp_path, unit, scale):
+    volume, flow, paths = saved(tmp_path, scale, frames=3)
+    found = read_flow(paths, volume, venc_ms=(VENC,) * 3, unit=unit, axes="RAS")
+    assert found.u_ms.shape == (3, *volume.values.shape, 3)
+    assert np.abs(found.u_ms - flow.u_ms).max() < 1e-5
+
+
+def test_velocity_that_does_not_fit_is_refused(tmp_path):
+    volume, _, paths = saved(tmp_path)
+    good = {"venc_ms": (VENC,) * 3, "unit": "m/s", "axes": "RAS"}
+    for change, error, text in (
+        ({"venc_ms": None}, DataError, "no venc.*--venc"),
+        ({"unit": None}, ConfigError, "unit of velocity not stated"),
+        ({"unit": "knots"}, ConfigError, "unknown unit"),
+        ({"axes": None}, ConfigError, "direction of velocity not stated"),
+        ({"unit": "steps"}, DataError, "another unit"),
+    ):
+        with pytest.raises(error, match=text):
+            read_flow(paths, volume, **(good | change))
+    with pytest.raises(ConfigError, match="2 files"):
+        read_flow(paths[:2], volume, **good)
+    fast = nib.load(paths[0])
+    nib.save(nib.Nifti1Image(fast.get_fdata() * 100, fast.affine), paths[0])
+    with pytest.raises(DataError, match=r"another unit.*cm/s"):
+        read_flow(paths, volume, **good)
+    nib.save(nib.Nifti1Image(fast.get_fdata()[:-1], fast.affine), paths[0])
+    with pytest.raises(DataError, match="another shape"):
+        read_flow(paths, volume, **good)
+    moved = fast.affine.copy()
+    moved[0, 3] += 5.0
+    nib.save(nib.Nifti1Image(fast.get_fdata(), moved), paths[0])
+    with pytest.raises(DataError, match="another grid"):
+        read_flow(paths, volume, **good)
+
+
+def hdf5(path, flow, volume, *, vencs=True, lit=True):
+    with h5py.File(path, "w") as file:
+        for n, name in enumerate("uvw"):
+            parts = flow.u_ms[..., n].transpose(0, 3, 2, 1)
+            file[name] = np.repeat(parts, 2, axis=0)
+            if vencs:
+                file[f"venc_{name}"] = [VENC, VENC]
+            if lit:
+                file[f"mag_{name}"] = np.repeat(volume.values.T[None], 2, axis=0)
+        file["dx"] = np.ones((2, 3))
+
+
+def test_4dflownet_files_are_scan_and_velocity_in_one(tmp_path):
+    _, _, _, scans = tube_scan()
+    volume, flow = scans[0]
+    path = tmp_path / "flow.h5"
+    hdf5(path, flow, volume)
+    scan = read_volume(path, frame="mean")
+    assert np.abs(scan.values - volume.values).max() < 1e-6
+    found = read_flow([path], scan)
+    assert found.u_ms.shape[0] == 2 and np.array_equal(found.u_ms[1], flow.u_ms[0])
+    assert found.venc_ms == (VENC,) * 3
+    hdf5(path, flow, volume, vencs=False)
+    with pytest.raises(DataError, match="no venc"):
+        read_flow([path], scan)
+
+
+def test_the_velocity_of_a_prior_is_read_back(tmp_path):
+    prior, _ = flow_prior()
+    prior.write(tmp_path / "x.prior.h5")
+    volume = tube_scan(8.0, seeds=6)[3][0][0]
+    found = read_flow([tmp_path / "x.prior.h5"], volume)
+    assert np.array_equal(found.u_ms, prior.arrays["/velocity/u"])
+    assert found.venc_ms == (VENC,) * 3
+
+
+def test_frames_of_a_prior_are_all_kept():
+    shape, grid, q, scans = tube_scan(20.0)
+    volume, flow = scans[0]
+    beat = Flow(np.concatenate([flow.u_ms, 0.5 * flow.u_ms]), grid, flow.venc_ms)
+    settings = FlowSettings(rr_s=0.8)
+    prior = BoundaryPrior.from_refinement(
+        refined(shape, grid, 20.0), volume, None, flow=beat, flow_settings=settings
+    )
+    assert prior.arrays["/velocity/u"].shape[0] == 2
+    assert prior.arrays["/boundary/outlet/t"].tolist() == [0.0, 0.4]
+    mean = prior.arrays["/boundary/outlet/u_mean"]
+    assert np.allclose(mean[1], 0.5 * mean[0], atol=1e-6)
+    assert np.abs(prior.openings["q_mean_m3s"]) == pytest.approx([0.75 * q] * 2, rel=0.05)
+    guess = BoundaryPrior.from_refinement(refined(shape, grid, 20.0), volume, None, flow=beat)
+    assert any("heart cycle unknown" in w for w in guess.warnings)
