@@ -199,10 +199,12 @@ def stage(work: Work, job: Job, clock: Clock) -> Found:
     if study.stage == "segment":
         with clock.part("stage"):
             probability = segment(volume, config.model, config.segment)
-        return _segmented(study, volume, probability, truth, clock)
-    with clock.part("stage"):
-        prior = pipeline.build_prior(volume, config, start=start)
-    return _refined(study, prior, truth, clock)
+        found = _segmented(study, volume, probability, truth, clock)
+    else:
+        with clock.part("stage"):
+            prior = pipeline.build_prior(volume, config, start=start)
+        found = _refined(study, prior, truth, clock)
+    return found if found.files else replace(found, files=_figures(found.metrics))
 
 
 def _own(work: Work, job: Job, clock: Clock) -> Found:
@@ -217,8 +219,13 @@ def _own(work: Work, job: Job, clock: Clock) -> Found:
     taken = {*RESERVED, *job.parameters, *job.source.facts} & set(metrics)
     if taken:
         raise InputError("a stage returns a column that exists already", found=min(taken))
-    text = json.dumps(metrics, sort_keys=True)
-    return Found(metrics, {"result.json": text.encode()}, _sha(text.encode()), [])
+    files = _figures(metrics)
+    return Found(metrics, files, _sha(files["result.json"]), [])
+
+
+def _figures(metrics: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the artefact of a case that keeps nothing else: its figures."""
+    return {"result.json": json.dumps(metrics, sort_keys=True).encode()}
 
 
 def _plain(name: str, value: Any) -> Any:

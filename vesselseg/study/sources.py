@@ -361,12 +361,15 @@ def check_cases(cases: Cases) -> None:
     if not cases.phantoms:
         return
     from .. import phantoms
-    from ..synth.forward import ForwardModel
 
     for name in cases.phantoms:
         if name not in phantoms.names():
             remedy = nearest(name, phantoms.names())
             raise ConfigError("unknown phantom", found=name, remedy=remedy)
+    if not cases.image:
+        return
+    from ..synth.forward import ForwardModel
+
     for image in _images(cases):
         build(ForwardModel, dict(image), "cases.image")
 
