@@ -4,7 +4,10 @@ import csv
 import io
 import json
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from cli_runner import assert_refused, run
@@ -16,6 +19,7 @@ from vesselseg.study import claims, engines, ledger, results, runner, tuning
 from vesselseg.study.perform import Work
 from vesselseg.study.plan import Study
 
+ROOT = Path(__file__).parent.parent.parent
 SMALL = of("number", cases={"snr": [3, 6]}, space={"a": [1.0, 2.5]})
 
 
@@ -528,3 +532,29 @@ def test_tuning_refuses_to_report_on_what_it_chose_with(tmp_path):
 def test_tuning_without_a_report_table_takes_other_phantoms(tmp_path):
     (tmp_path / "s.toml").write_text(toml({"cases": {"phantoms": ["circle"]}}))
     assert tuning.read_tuning(tmp_path / "s.toml").report.phantoms == ("ellipse", "star")
+
+
+# --- documents -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_script_of_the_documentation_runs(tmp_path):
+    text = (ROOT / "docs" / "studies.md").read_text()
+    (tmp_path / "script.py").write_text(text.partition("```python\n")[2].partition("```")[0])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=environment, check=True)
+    with (tmp_path / "levels.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 5 * 3
+    assert all(0.0 < float(row["bright_share"]) < 1.0 for row in rows)
+    assert (tmp_path / "levels" / "plots" / "heat_map.svg").exists()
+
+
+def test_the_study_file_of_the_documentation_is_understood(tmp_path):
+    from vesselseg.study.plan import check
+
+    text = (ROOT / "docs" / "studies.md").read_text()
+    (tmp_path / "s.toml").write_text(text.partition("```toml\n")[2].partition("```")[0])
+    asked = study.read_study(tmp_path / "s.toml")
+    check(asked)
+    assert asked.cases.count() == 2 * 3 * 4
