@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 ONE = ("",)  # no template
 REAL = ("float", "double")
+ORDERS = ("float,2", "float,5", "double,2", "double,5")  # type and order of the stencils
 MIXED = ("float,float", "float,double", "double,double")  # types of the field and the arithmetic
 CLOSEST = "closest_point.cu"
 # Files whose decisions hang on the last digit (which of two closest points is nearer): in double
@@ -40,9 +41,11 @@ KERNELS = {
     "largest_speeds": Kernel("tiles.cu", REAL, "tiles.largest_speeds", bytes=4),
     "inspect_tiles": Kernel("tiles.cu", REAL, "tiles.inspect_tiles", bytes=4),
     "band_clamp": Kernel("tiles.cu", REAL, "numpy.clip", bytes=8),
-    "advect_tiles": Kernel(
-        "advect.cu", ("float,2", "float,5", "double,2", "double,5"), "advect.advect_tiles", bytes=16
-    ),
+    "advect_tiles": Kernel("advect.cu", ORDERS, "advect.advect_tiles", bytes=16),
+    "reinit_tiles": Kernel("reinit.cu", ORDERS, "reinit.reinit_stage", bytes=16),
+    "reinit_dense": Kernel("reinit.cu", ORDERS, "reinit.reinit_stage", bytes=16),
+    "wall_arms": Kernel("reinit.cu", REAL, "reinit.wall_arms", bytes=112),
+    "reinit_walls": Kernel("reinit.cu", REAL, "reinit.reinit_stage", bytes=112),
     "list_interface": Kernel(CLOSEST, REAL, "closest_point.list_interface", bytes=6),
     "seed_closest": Kernel(CLOSEST, MIXED, "closest_point.seed_closest", bytes=88),
     "next_layer": Kernel(CLOSEST, ONE, "closest_point.next_layer", bytes=24),
