@@ -74,7 +74,7 @@ def test_viewer_lines_work(written):
     exec(code, names)
     centre = make.middle(grid) * 1e-3
     radius = np.linalg.norm(names["wall"].points - centre, axis=1)
-    assert np.abs(radius - 5e-3).max() < 0.02e-3
+    assert np.abs(radius - 5e-3).max() < 0.05e-3  # the sagitta of the triangles
     if prior.phi_mean_m.ndim == 3:
         radius = np.linalg.norm(names["contour"].points - centre, axis=1)
         assert np.abs(radius - 5e-3).max() < 0.08e-3

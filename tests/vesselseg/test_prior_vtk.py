@@ -39,7 +39,9 @@ def test_pyvista_shows_the_wall_in_the_right_place(written):
     shape, grid, prior, path = written
     blocks = pyvista.read(path, force_ext=".vtkhdf")
     volume, wall = blocks["volume"][0], blocks["wall"][0]
-    assert np.abs(distance_mm(shape, grid, wall.points)).max() < 0.02 * grid.h_max
+    assert np.array_equal(wall.points, prior.vertices_m)
+    # corners of triangles stand out by their sagitta, never farther than this
+    assert np.abs(distance_mm(shape, grid, wall.points)).max() < 0.05 * grid.h_max
     assert np.array_equal(wall.regular_faces, prior.faces)
     assert {"vertex_normal", "vertex_std", "vertex_curvature", "face_label"} <= set(
         wall.array_names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,8 @@ def _clipped(lumen: Lumen, wall: Wall, opening: Opening, allowed: NDArray[np.boo
     close = np.flatnonzero(np.abs(height) < SNAP * h)
     points[close] = _slid(lumen, points[close], height[close], opening)
     height[close] = 0.0
+    source = wall.source.copy()
+    source[close] = points[close]
     sign = np.sign(height)
     of_faces = sign[wall.faces]
     keep = of_faces.max(axis=1) <= 0
@@ -134,16 +136,14 @@ def _clipped(lumen: Lumen, wall: Wall, opening: Opening, allowed: NDArray[np.boo
         faces.append(parts.astype(np.int32))
         label.append(np.full(len(parts), value))
     if not new_points:
-        return replace(
-            wall, points=points, faces=np.concatenate(faces), label=np.concatenate(label)
-        )
+        return Wall(points, np.concatenate(faces), np.concatenate(label), source)
     fresh = _on_the_wall(lumen, np.array(new_points), opening)
     points = np.concatenate([points, fresh])
     return Wall(
         points,
         np.concatenate(faces),
         np.concatenate(label).astype(np.uint8),
-        np.concatenate([wall.source, fresh]),
+        np.concatenate([source, fresh]),
     )
 
 

@@ -14,6 +14,7 @@ from . import covariance
 from .cut import Wall
 from .inflow import LENGTH, Measured, Profile, fit_profile
 from .openings import FIRST_LABEL, Ends, Opening
+from .relax import Frame, relaxed
 from .schema import OPENING
 from .section import Lumen
 from .surface import (
@@ -97,22 +98,25 @@ def wall(
 
     Where no wall touches a vertex, its normal is that of its plane and its curvature 0.
     """
-    lumen = Lumen(arrays["/geometry/phi_mean"], affine)
-    points, faces = cut.points, cut.faces
+    frame = Frame(arrays["/geometry/phi_mean"], arrays["/geometry/normal"], affine)
+    extended, faces = (cut.points != cut.source).any(axis=1), cut.faces
+    still = np.zeros(len(extended), dtype=bool)
+    still[faces[extended[faces].any(axis=1)]] = True
+    points = relaxed(cut.points, faces, cut.label, frame, still)
+    source = np.where(still[:, None], cut.source, points)
     areas = area_vectors(points, faces, affine)
     on_wall = np.zeros(len(points), dtype=bool)
     on_wall[faces[cut.label == WALL]] = True
-    normals = arrays["/geometry/normal"]
-    normal = np.stack([lumen.at(cut.source, normals[..., c]) for c in range(3)], axis=1)
+    normal = frame.direction(source)
     of_faces = np.zeros_like(points)
     for corner in faces.T:
         np.add.at(of_faces, corner, areas)
     ridge = np.linalg.norm(normal, axis=1) < 0.5
     normal = np.where((ridge | ~on_wall)[:, None], of_faces, normal)
     length = np.linalg.norm(normal, axis=1, keepdims=True)
-    curvature = lumen.at(cut.source, arrays["/geometry/curvature"])
-    cell = "face" if lumen.ndim == 3 else "edge"
-    std = lumen.at(cut.source, arrays["/geometry/phi_std"])
+    curvature = frame.sample(arrays["/geometry/curvature"], source)
+    cell = "face" if faces.shape[1] == 3 else "edge"
+    std = frame.sample(arrays["/geometry/phi_std"], source)
     datasets: Arrays = {
         "vertices": points,
         f"{cell}s": faces,

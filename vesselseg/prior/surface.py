@@ -1,9 +1,10 @@
 """The wall as a closed oriented surface: triangles of phi = 0, or edges in two dimensions.
 
 Where the lumen leaves the field of view, the surface is closed by planes on the faces of the box
-(half a voxel outside the outermost samples). Marching cubes after Lewiner, Lopes, Vieira and
-Tavares, J. Graphics Tools 8 (2003) 1, as in scikit-image; each vertex is then moved along its grid
-edge onto the root of the cubic through four samples, which is exact to fourth order in h.
+(half a voxel outside the outermost samples, where phi goes on straight). Marching cubes after
+Lewiner, Lopes, Vieira and Tavares, J. Graphics Tools 8 (2003) 1, as in scikit-image; each vertex
+is then moved along its grid edge onto the root of the cubic through four samples, which is exact
+to fourth order in h. Module ``relax`` makes good triangles of these.
 """
 
 from __future__ import annotations
@@ -34,21 +35,11 @@ class Surface:
         against the plane's normal.
     label : (nf,) uint8
         1 = wall, 0 = closure at the box.
-    lower, upper, weight : (nv,)
-        Flat indices of the two samples beside a vertex and the weight of the upper one.
     """
 
     points: NDArray[np.float64]
     faces: NDArray[np.int32]
     label: NDArray[np.uint8]
-    lower: NDArray[np.int64]
-    upper: NDArray[np.int64]
-    weight: NDArray[np.float64]
-
-    def sample(self, field: Floats) -> Floats:
-        """Interpolate a field, flattened to (samples,) or (samples, 3), at the vertices."""
-        weight = self.weight.reshape((-1, *(1,) * (field.ndim - 1)))
-        return (1.0 - weight) * field[self.lower] + weight * field[self.upper]
 
 
 def extract(phi: Floats, affine: Floats) -> Surface:
@@ -61,11 +52,12 @@ def extract(phi: Floats, affine: Floats) -> Surface:
     affine : (4, 4)
         (i, j, k, 1) to the world. Left-handed ones are fine: the orientation is made there.
     """
+    if phi.ndim == 3:
+        affine, (phi,) = in_world_order(affine, phi)
     least = NUDGE * float(np.linalg.norm(affine[:3, : phi.ndim], axis=0).min())
     values = np.where(np.abs(phi) < least, np.where(phi < 0, -least, least), phi)
-    # the outermost samples again, to lie on the face of the box; then outside, to close it there
-    padded = np.pad(values, 1, mode="edge")
-    padded = np.pad(padded, 1, constant_values=float(np.abs(phi).max()))
+    padded = _to_the_box(values, least)
+    padded = np.pad(padded, 1, constant_values=float(np.abs(phi).max()))  # outside: closed there
     raw, faces = _triangles(padded) if phi.ndim == 3 else _edges(padded)
     low, high = np.floor(raw).astype(np.int64), np.ceil(raw).astype(np.int64)
     on_edge = (high - low).sum(axis=1) == 1  # marching cubes puts a few inside a cell
@@ -81,10 +73,28 @@ def extract(phi: Floats, affine: Floats) -> Surface:
         points,
         np.ascontiguousarray(faces, dtype=np.int32),
         np.where(closure, CLOSURE, WALL).astype(np.uint8),
-        _flat(low - PAD, phi.shape),
-        _flat(high - PAD, phi.shape),
-        weight,
     )
+
+
+def in_world_order(affine: Floats, *fields: Floats) -> tuple[Floats, list[Floats]]:
+    """Return 3-D fields [k, j, i] with their axes along world z, y, x as nearly as may be.
+
+    So the triangles of a wall do not depend on the order in which its samples are stored.
+    """
+    cosine = np.abs(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
+    order: list[int] = []  # of the index axes i, j, k for the world axes x, y, z
+    for row in cosine:
+        order.append(max(set(range(3)) - set(order), key=lambda a: round(float(row[a]), 6)))
+    turned = np.array(affine)
+    turned[:3, :3] = affine[:3, order]
+    axes = [2 - order[2 - a] for a in range(3)]
+    out = [np.transpose(field, (*axes, *range(3, field.ndim))) for field in fields]
+    for column in range(3):
+        if turned[column, column] < 0.0:
+            turned[:3, 3] += turned[:3, column] * (out[0].shape[2 - column] - 1)
+            turned[:3, column] *= -1.0
+            out = [np.flip(field, 2 - column) for field in out]
+    return turned, out
 
 
 def to_world(index: Floats, affine: Floats) -> NDArray[np.float64]:
@@ -154,6 +164,23 @@ def _edges(padded: Floats) -> tuple[Floats, Integers]:
     return np.concatenate(vertices), np.concatenate(edges)
 
 
+def _to_the_box(values: Floats, least: float) -> Floats:
+    """Add samples on the faces of the box, half a voxel out, by straight lines.
+
+    The sign may change only beside a change of sign among the samples: nothing new begins there.
+    """
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    last = np.pad(values, 1, mode="edge")
+    beyond = np.pad(values, 1, mode="reflect", reflect_type="odd")
+    inside = last < 0
+    free = maximum_filter(inside, 3) != minimum_filter(inside, 3)
+    half = 0.5 * (last + beyond)
+    signed = np.where(inside, np.minimum(half, -least), np.maximum(half, least))
+    size = np.maximum(np.abs(half), least)
+    return np.where(free, np.where(half < 0, -size, size), signed)
+
+
 def _cubic_root(padded: Floats, low: Integers, high: Integers) -> Floats:
     """Weight of the upper sample where the cubic through four samples in line is zero.
 
@@ -187,8 +214,3 @@ def _fold_padding(position: Floats, size: Integers) -> Floats:
     last = size - 1.0
     index = np.where(position < 0, np.maximum(position / 2, -0.5), position)
     return np.where(position > last, np.minimum(last + (position - last) / 2, last + 0.5), index)
-
-
-def _flat(corner: Integers, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    inside = np.clip(corner, 0, np.array(shape) - 1)
-    return np.asarray(np.ravel_multi_index(tuple(inside.T), shape), dtype=np.int64)
