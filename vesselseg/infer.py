@@ -3,15 +3,18 @@
 The scan is turned to the closest RAS axes, resampled to cubic voxels, normalised by its own
 percentiles and run through the network tile by tile. Signed distance, variance and logit are
 blended with Gaussian weights, never the probability; the distance is then resampled back to the
-grid of the scan, and the probability follows from it, so that both have one wall. A network
-without a distance, or of two dimensions on a volume, gives the probability alone, by its logit;
-the latter sees the slices across the coarsest axis.
+grid of the scan, and the probability follows from it, so that both have one wall. A component of
+the lumen that the logit doubts is left out. A network without a distance, or of two dimensions on
+a volume, gives the probability alone, by its logit; the latter sees the slices across the
+coarsest axis.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import math
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
+from scipy import ndimage
 from torch import Tensor
 
 from . import nets
@@ -36,6 +40,10 @@ Fields = tuple[Floats, Floats, Floats]
 
 SIGMA_FLOOR = 0.05  # voxels of the working grid
 FAR = 4.0  # voxels: the networks know no larger distance
+MAX_OVERLAP = 48
+DOUBTFUL = 0.5  # mean logit of a component below which it is no vessel
+OUTSIDE = 1.0  # voxels: the least distance given to such a component
+STREAM = 2**26  # voxels beyond which the sums over tiles lie on the disk
 DeviceName = Annotated[str, AfterValidator(network_device)]
 
 
@@ -49,11 +57,13 @@ class SegmentSettings(Settings):
         None, gt=0, description="working voxel; default: the finest spacing of the scan"
     )
     max_voxels: int = Field(
-        2**26, ge=MIN_SIZE**3, description="of the working grid; it is coarsened beyond"
+        2**27, ge=MIN_SIZE**3, description="of the working grid; it is coarsened beyond"
     )
     tile: int = Field(144, ge=64, multiple_of=STRIDE, description="largest tile, voxels")
-    overlap: int = Field(32, ge=0, le=48, description="of neighbouring tiles, voxels")
-    flips: bool = Field(False, description="average over all flips; 8 times slower in 3-D")
+    overlap: int = Field(32, ge=0, le=MAX_OVERLAP, description="of neighbouring tiles, voxels")
+    accurate: bool = Field(
+        False, description="average over all flips, overlap of 48; 10 times slower in 3-D"
+    )
     bf16: bool | None = Field(None, description="default: where the device computes in bfloat16")
     device: DeviceName = Field("cpu", description="cpu, cuda or cuda:N")
     lumen_classes: tuple[int, ...] | None = Field(
@@ -131,7 +141,7 @@ def segment(
         far = np.clip(-0.5 * work.to_scan(logit, shape), -FAR, FAR)
         values = probability(far, loaded.temperature)
         return Probability(values, volume.grid, loaded.model_id, notes=notes)
-    distance = work.to_scan(sdf, shape)
+    distance = work.to_scan(without_doubtful(logit, sdf), shape)
     sigma = loaded.sigma_scale * work.to_scan(variance, shape) ** (0.5 * loaded.sigma_power)
     return Probability(
         values=probability(distance, loaded.temperature),
@@ -173,9 +183,9 @@ def predict(model: Model, image: Floats, settings: SegmentSettings, progress: Pr
     """Blend logit, signed distance and its variance (voxels) over the tiles of an image."""
     shape = image.shape
     x = torch.from_numpy(pad(image)).to(settings.device)
-    total = torch.zeros((3, *x.shape), device=x.device)
-    weight = torch.zeros(x.shape, device=x.device)
-    tiles = list(plan(tuple(x.shape), settings.tile, settings.overlap))
+    total, weight = (zeros(size, x.device) for size in ((3, *x.shape), tuple(x.shape)))
+    overlap = MAX_OVERLAP if settings.accurate else settings.overlap
+    tiles = list(plan(tuple(x.shape), settings.tile, overlap))
     for done, tile in enumerate(tiles, 1):
         values = run_tile(model, x[tile], settings)
         window = gaussian(tuple(values.shape[1:])).to(x.device)
@@ -186,6 +196,27 @@ def predict(model: Model, image: Floats, settings: SegmentSettings, progress: Pr
     crop = tuple(slice(0, n) for n in shape)
     logit, sdf, variance = (np.ascontiguousarray(t[crop].cpu().numpy()) for t in total)
     return logit, np.clip(sdf, -FAR, FAR), variance
+
+
+def zeros(shape: tuple[int, ...], place: torch.device) -> Tensor:
+    """Return float32 zeros: in memory, or in a nameless file on the disk if they are many."""
+    if math.prod(shape) <= STREAM or place.type != "cpu":
+        return torch.zeros(shape, device=place)
+    with tempfile.TemporaryFile() as file:
+        return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=shape))
+
+
+def without_doubtful(logit: Floats, sdf: Floats) -> Floats:
+    """Turn the components of the lumen whose mean logit is below ``DOUBTFUL`` to background.
+
+    The distance places the wall of what there is, the logit knows better whether it is a vessel.
+    """
+    parts, count = ndimage.label(sdf < 0)
+    if count == 0:
+        return sdf
+    mean = ndimage.mean(logit, parts, np.arange(1, count + 1))
+    doubtful = np.concatenate([[False], mean < DOUBTFUL])[parts]
+    return np.where(doubtful, np.maximum(np.abs(sdf), np.float32(OUTSIDE)), sdf)
 
 
 def predict_slices(
@@ -210,7 +241,7 @@ def run_tile(model: Model, tile: Tensor, settings: SegmentSettings) -> Tensor:
     """Return logit, distance and variance ``(3, ...)`` of one tile, over all flips if asked."""
     low = nets.bf16_pays(settings.device) if settings.bf16 is None else settings.bf16
     axes = range(tile.ndim)
-    count = tile.ndim + 1 if settings.flips else 1
+    count = tile.ndim + 1 if settings.accurate else 1
     poses = [f for k in range(count) for f in itertools.combinations(axes, k)]
     rows = []
     for pose in poses:

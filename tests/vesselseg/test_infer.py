@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from vesselseg import infer, nets
+from vesselseg import infer, nets, synth
 from vesselseg.errors import CheckpointError, DataError, EnvironmentFault
 from vesselseg.fields import Volume
 from vesselseg.grid import Grid
@@ -170,6 +170,42 @@ def test_tiles_cover_everything_and_overlap(shape):
         assert all(a[1] - b[0] >= 24 for a, b in itertools.pairwise(ends))
 
 
+def test_a_component_that_the_logit_doubts_is_no_vessel():
+    sdf = np.full((9, 20, 9), 3.0, np.float32)
+    sdf[3:6, 3:6, 3:6] = sdf[3:6, 12:15, 3:6] = -1.0
+    logit = np.where(np.arange(20)[None, :, None] < 9, 2.0, -0.2) + 0.0 * sdf
+    found = infer.without_doubtful(logit.astype(np.float32), sdf)
+    np.testing.assert_array_equal(found[:, :9], sdf[:, :9])
+    assert found[:, 9:].min() == infer.OUTSIDE
+    nothing = np.abs(sdf)
+    np.testing.assert_array_equal(infer.without_doubtful(logit, nothing), nothing)
+
+
+def test_sums_on_the_disk_are_those_in_memory(as_model, monkeypatch):
+    as_model(Blur())
+    shape = (40, 72, 24)
+    volume = Volume(np.random.default_rng(0).random(shape), Grid.from_spacing(shape, 1.0))
+    settings = SegmentSettings(tile=64, bf16=False)
+    memory = segment(volume, settings=settings)
+    maps, memmap = [], np.memmap
+    monkeypatch.setattr(infer, "STREAM", 1000)
+    monkeypatch.setattr(infer.np, "memmap", lambda *a, **k: maps.append(1) or memmap(*a, **k))
+    disk = segment(volume, settings=settings)
+    assert len(maps) == 2
+    np.testing.assert_array_equal(disk.phi_mm, memory.phi_mm)
+
+
+@pytest.mark.slow
+def test_bfloat16_moves_the_wall_by_less_than_a_hundredth_of_a_voxel():
+    """The rounding of the shipped network, on a scan with clear vessels."""
+    case = synth.case(78, 0, synth.SynthSettings(flow=0.0, empty=0.0, easy=1.0))
+    volume = Volume(case.image[0], Grid.from_spacing(case.phi.shape, 1.0))
+    low, full = (segment(volume, settings=SegmentSettings(bf16=b)).phi_mm for b in (True, False))
+    near = np.abs(full) < 0.5  # voxels beside the wall, where the distance has slope one
+    assert near.sum() > 100
+    assert np.sqrt(np.mean((low - full)[near] ** 2)) < 0.01
+
+
 def test_flips_average_and_add_their_spread(as_model):
     class Lopsided(Threshold):
         def forward(self, x):
@@ -180,7 +216,7 @@ def test_flips_average_and_add_their_spread(as_model):
     grid = Grid.from_spacing((16, 16, 16), 1.0)
     as_model(Lopsided())
     plain = segment(ball(grid), settings=SegmentSettings(bf16=False))
-    flipped = segment(ball(grid), settings=SegmentSettings(bf16=False, flips=True))
+    flipped = segment(ball(grid), settings=SegmentSettings(bf16=False, accurate=True))
     np.testing.assert_allclose(flipped.phi_mm, flipped.phi_mm[..., ::-1], atol=1e-5)
     edge = np.sqrt(0.5**2 + 0.5**2)
     np.testing.assert_allclose(flipped.sigma_mm[..., 0], edge, rtol=1e-4)

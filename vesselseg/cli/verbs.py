@@ -59,6 +59,7 @@ def prior(terminal: Terminal, options: Options) -> None:
         "seed": options.seed,
         "device": options.device,
         "segment.device": network_device(options),
+        "segment.accurate": options.accurate or None,
         "model": options.model,
         "components": components(options.components),
         "prior.cuts": points(options.cut, 6, "--cut"),
@@ -113,7 +114,8 @@ def segment(terminal: Terminal, options: Options) -> None:
     from ..io import read_volume, write_image
     from ..io.atomic import check_target
 
-    config = settings(SegmentSettings, options, {"device": network_device(options)})
+    given = {"device": network_device(options), "accurate": options.accurate or None}
+    config = settings(SegmentSettings, options, given)
     require_device(config.device)
     targets = saved(options)
     distinct(options, *targets.values())
@@ -480,11 +482,11 @@ MACHINE = "device threads"
 BLOOD = "velocity venc velocity_unit velocity_axes cut seed_point extension"
 TABLE = {
     demo: "output seed overwrite json " + MACHINE,
-    prior: "input output start start_kind label components model config set seed memory strict "
-    f"overwrite dry_run json {BLOOD} {READING} {MACHINE}",
+    prior: "input output start start_kind label components model accurate config set seed memory "
+    f"strict overwrite dry_run json {BLOOD} {READING} {MACHINE}",
     refine: "input output start start_kind label components config set seed memory strict "
     f"overwrite dry_run json {BLOOD} {READING} {MACHINE}",
-    segment: "input output model save config set memory overwrite dry_run json "
+    segment: "input output model accurate save config set memory overwrite dry_run json "
     f"{READING} {MACHINE}",
     train: "output data config set seed steps epochs hours init resume workers dry_run json "
     f"{MACHINE}",
