@@ -1,9 +1,12 @@
 """Judge the shipped weights on synthetic volumes that no training or choice has seen.
 
-``python studies/heldout.py [--dims 2]`` writes ``results/heldout-3d.json`` and ``.md``: 48
-volumes of 64³ to 96³ over four noise levels and three vessel sizes, torus, helix and arch among
-the trees. ``calibrate`` fits temperature and scale of the standard deviation on a list of its
-own. Intervals are 95 % bootstrap intervals of the median over volumes.
+``python studies/heldout.py [--dims 2]`` writes ``results/heldout-3d.json`` and ``.md``: volumes of
+64³ to 96³ over four noise levels and three vessel sizes, torus, helix and arch among the trees,
+and as many speed and PC-MRA images as one noise level has. ``--draws 17`` (204 volumes and 51 of
+flow; 15 minutes on one core) is the full list, the default of 4 a quarter of it, ``--quick`` one
+volume of each class. The first volume of each class is also refined. Intervals are 95 % bootstrap
+intervals of the median over volumes. ``calibrate`` fits temperature and standard deviation of
+weights on a list of its own.
 """
 
 from __future__ import annotations
@@ -21,43 +24,89 @@ from scipy import optimize, special
 from skimage.filters import threshold_otsu
 
 from vesselseg import metrics, nets, synth
-from vesselseg.fields import Case, Probability, Volume
+from vesselseg.errors import InputError
+from vesselseg.fields import Case, LevelSet, Probability, Volume
 from vesselseg.grid import Grid
 from vesselseg.infer import SIGMA_FLOOR, SegmentSettings, segment
 from vesselseg.io.atomic import write_bytes
+from vesselseg.solvers.refine import refine
 
 SNRS = (3.0, 6.0, 12.0, 24.0)
 RADII = {"thin 1.5-3": (1.5, 3.0), "medium 3-6": (3.0, 6.0), "wide 6-11": (6.0, 11.0)}
 SIDES = (64, 80, 96, 64)
 LISTS = {"heldout": 9001, "train": 5001}  # family -> seed; calibration uses the second
+CALIBRATION_DRAWS = 4
 RESULTS = Path(__file__).parent / "results"
 MEASURES = (
     "dice", "near_mean_voxel", "near_p95_voxel", "bias_voxel", "normal_rms_deg", "false_share",
     "missed_share", "within_1_voxel_share", "within_1", "within_2", "cl_dice",
-    "calibration_error", "otsu_dice",
+    "calibration_error", "otsu_dice", "refined_near_mean_voxel", "start_near_mean_voxel",
 )  # fmt: skip
+LAGS = np.arange(0.0, 13.0)  # voxels: bins of the correlation along the wall
+SAMPLED = 500  # wall points a volume, for the correlation
+
+Strata = dict[str, str]
 
 
-def cases(family: str, dims: int) -> Iterator[tuple[dict[str, str], Case]]:
-    """Yield the stratum and the case of every volume, or image, of a list."""
+def cases(family: str, dims: int, draws: int) -> Iterator[tuple[Strata, Case]]:
+    """Yield the stratum and the case of every volume, or image, of a list of magnitude images."""
     for number, (snr, name) in enumerate(itertools.product(SNRS, RADII)):
-        for draw, side in enumerate(SIDES):
+        for draw in range(draws):
             settings = synth.SynthSettings(
-                shape=(side,) * dims, family=family, snr=(snr, snr), radius=RADII[name], empty=0.0
+                shape=(SIDES[draw % len(SIDES)],) * dims,
+                family=family,
+                snr=(snr, snr),
+                radius=RADII[name],
+                empty=0.0,
+                flow=0.0,
             )
             case = synth.case(LISTS[family] + number, 2 * draw, settings)
-            yield {"snr": f"SNR {snr:g}", "radius": name}, case
+            yield {"snr": f"SNR {snr:g}", "radius": name, "list": "magnitude"}, case
 
 
-def predict(case: Case, model: Path | None) -> Probability:
-    """Segment a case on a grid of 1 mm voxels."""
-    grid = Grid.from_spacing(case.phi.shape, 1.0)
-    settings = SegmentSettings(polarity=case.facts["polarity"])
-    return segment(Volume(case.image[0], grid), model, settings)
+def flow_cases(dims: int, draws: int) -> Iterator[tuple[Strata, Case]]:
+    """Yield speed and PC-MRA images of the held-out family."""
+    for number, radius in enumerate(RADII.values()):
+        for draw in range(draws):
+            settings = synth.SynthSettings(
+                shape=(SIDES[draw % len(SIDES)],) * dims,
+                family="heldout",
+                radius=radius,
+                empty=0.0,
+                flow=1.0,
+            )
+            case = synth.case(LISTS["heldout"] + 100 + number, 2 * draw, settings)
+            yield {"list": str(case.facts["image"])}, case
+
+
+def classes(case: Case, strata: Strata) -> list[str]:
+    """Return the names of the groups that a case counts in."""
+    if strata["list"] != "magnitude":
+        return [f"{strata['list']} images"]
+    facts = case.facts
+    ratio, count = facts["anisotropy"], facts["distractors"]
+    groups = ["all", *(["lumen > 3 %"] if facts["lumen_share"] > 0.03 else [])]
+    groups += [strata["snr"], strata["radius"]]
+    groups.append("cubic voxels" if ratio == 1 else f"anisotropy {'1-2' if ratio < 2 else '2-4'}")
+    number = "no" if count == 0 else "1-2" if count < 3 else "3-5"
+    return [*groups, f"{number} distractors", f"{facts['polarity']} blood"]
+
+
+def image_of(case: Case) -> Volume:
+    """Return the image on a grid of 1 mm voxels."""
+    return Volume(case.image[0], Grid.from_spacing(case.phi.shape, 1.0))
+
+
+def predict(case: Case, model: Path | None, accurate: bool = False) -> Probability:
+    """Segment a case."""
+    settings = SegmentSettings(polarity=case.facts["polarity"], accurate=accurate)
+    return segment(image_of(case), model, settings)
 
 
 def measure(case: Case, result: Probability) -> dict[str, float]:
     """Return the measures of one volume; nan where there is no wall to compare."""
+    if result.phi_mm is None or result.sigma_mm is None:
+        raise SystemExit("the network gives no distance")
     inside, truth = result.phi_mm < 0, case.phi < 0
     near = np.abs(case.phi) < 3.0
     image = nets.normalise(case.image[0], case.facts["polarity"] == "dark")
@@ -74,26 +123,83 @@ def measure(case: Case, result: Probability) -> dict[str, float]:
     return row
 
 
-def calibrate(model: Path, dims: int) -> dict[str, float]:
-    """Fit temperature, sigma scale and power of weights whose card says one for all.
+def refined(case: Case, result: Probability) -> dict[str, float]:
+    """Return the error near the wall before and after the refinement by the image."""
+    try:
+        wall = refine(LevelSet.from_probability(result), image_of(case)).level_set
+    except InputError:
+        return {}
+    if result.phi_mm is None or not wall.phi_mm.min() < 0 < wall.phi_mm.max():
+        return {}
+    both = {"start": result.phi_mm, "refined": wall.phi_mm}
+    return {
+        f"{name}_near_mean_voxel": metrics.wall_errors(phi, case.phi, 1.0)["near_mean_voxel"]
+        for name, phi in both.items()
+    }
 
-    The power is that of largest likelihood, the scale the one that covers best.
+
+def errors_at_wall(case: Case, result: Probability) -> tuple[NDArray[Any], ...]:
+    """Return position, signed error and s.d. at the predicted wall points near a true one."""
+    assert result.phi_mm is not None and result.sigma_mm is not None
+    wall = metrics.wall(result.phi_mm, 1.0)
+    miss = metrics.sample(case.phi.astype(float), wall.index)
+    sigma = metrics.sample(result.sigma_mm.astype(float), wall.index)
+    kept = np.abs(miss) < metrics.NEAR_VOXELS
+    return wall.index[kept], miss[kept], sigma[kept]
+
+
+def correlation_length(walls: list[tuple[NDArray[Any], NDArray[Any]]]) -> float:
+    """Return the distance in voxels at which the correlation of the wall's error is 1/e.
+
+    Pairs of points of one volume, binned by their distance; the error over its s.d.
     """
-    distance, inside, error, sigma = [], [], [], []
-    for _, case in cases("train", dims):
+    rng = np.random.default_rng(0)
+    product, count = np.zeros(len(LAGS)), np.zeros(len(LAGS))
+    for index, z in walls:
+        some = rng.permutation(len(z))[:SAMPLED]
+        gap = np.linalg.norm(index[some, None] - index[None, some], axis=-1)
+        which = np.round(gap).astype(int)
+        use = which < len(LAGS)
+        both = z[some, None] * z[None, some]
+        product += np.bincount(which[use], both[use], len(LAGS))
+        count += np.bincount(which[use], minlength=len(LAGS))
+    share = product / np.maximum(count, 1)
+    share /= share[0]
+    below = np.flatnonzero(share < np.exp(-1.0))
+    if not len(below):
+        return float(LAGS[-1])
+    k = int(below[0])
+    part = (share[k - 1] - np.exp(-1.0)) / (share[k - 1] - share[k])
+    return float(LAGS[k - 1] + part)
+
+
+def calibrate(model: Path, dims: int) -> dict[str, Any]:
+    """Fit the calibration of weights whose card says one for all.
+
+    Returns
+    -------
+    dict
+        ``temperature``; ``sigma_power``, that of largest likelihood, and ``sigma_scale``, the one
+        that covers best; ``correlation_voxels`` of the error along the wall; ``classes``, by noise
+        and blur: what the scale would have to be times there.
+    """
+    distance, inside, error, sigma, walls, names = [], [], [], [], [], []
+    for strata, case in cases("train", dims, CALIBRATION_DRAWS):
         result = predict(case, model)
+        assert result.phi_mm is not None
         near = np.abs(case.phi) < 3.0
         distance.append(result.phi_mm[near])
         inside.append(case.phi[near] < 0)
         if not (result.phi_mm < 0).any():
             continue
-        wall = metrics.wall(result.phi_mm, 1.0)
-        miss = np.abs(metrics.sample(case.phi.astype(float), wall.index))
-        kept = miss < metrics.NEAR_VOXELS
-        error.append(miss[kept])
-        sigma.append(metrics.sample(result.sigma_mm.astype(float), wall.index)[kept])
+        index, miss, spread = errors_at_wall(case, result)
+        error.append(np.abs(miss))
+        sigma.append(np.maximum(spread, SIGMA_FLOOR))
+        walls.append((index, miss))
+        blur = "blur < 0.7" if case.facts["psf"] < 0.7 else "blur > 0.7"
+        names.append(f"{strata['snr']}, {blur} voxel")
     x, y = np.concatenate(distance).astype(float), np.concatenate(inside)
-    e, s = np.concatenate(error), np.maximum(np.concatenate(sigma), SIGMA_FLOOR)
+    e, s = np.concatenate(error), np.concatenate(sigma)
 
     def surprise(temperature: float) -> float:
         return float(np.mean(np.logaddexp(0.0, np.where(y, 2.0, -2.0) * temperature * x)))
@@ -102,31 +208,43 @@ def calibrate(model: Path, dims: int) -> dict[str, float]:
         z = e * np.exp(-logs[0]) * s ** -logs[1]
         return float(np.mean(0.5 * z**2 + logs[0] + logs[1] * np.log(s)))
 
-    def uncovered(scale: float) -> float:
-        z = e / (scale * s**power)
-        return sum((np.mean(z <= k) - special.erf(k / 2**0.5)) ** 2 for k in (1, 2))
+    def best_scale(error: NDArray[np.floating], shape: NDArray[np.floating]) -> float:
+        def uncovered(scale: float) -> float:
+            z = error / (scale * shape)
+            return sum((float(np.mean(z <= k)) - special.erf(k / 2**0.5)) ** 2 for k in (1.0, 2.0))
+
+        return float(min(np.linspace(0.2, 3.0, 281), key=uncovered))
 
     temperature = optimize.minimize_scalar(surprise, bounds=(0.2, 4.0), method="bounded").x
     power = float(optimize.minimize(unlikely, [0.0, 1.0], method="Nelder-Mead").x[1])
-    scale = min(np.linspace(0.2, 3.0, 281), key=uncovered)
+    scale = best_scale(e, s**power)
+    factors = {}
+    for name in sorted(set(names)):
+        own = [k for k, n in enumerate(names) if n == name]
+        shape = np.concatenate([sigma[k] for k in own]) ** power
+        factors[name] = round(best_scale(np.concatenate([error[k] for k in own]), shape) / scale, 3)
     found = {"temperature": temperature, "sigma_scale": scale, "sigma_power": power}
-    return {name: round(float(value), 4) for name, value in found.items()}
+    scaled = [(i, m / (scale * v**power)) for (i, m), v in zip(walls, sigma, strict=True)]
+    found["correlation_voxels"] = correlation_length(scaled)
+    return {k: round(float(v), 4) for k, v in found.items()} | {"classes": factors}
 
 
 def interval(values: NDArray[np.floating], of: Callable[..., Any] = np.nanmedian) -> list[float]:
-    """Return value, lower and upper end of its 95 % bootstrap interval."""
+    """Return value, lower and upper end of its 95 % bootstrap interval; nan of nothing."""
+    if not np.isfinite(values).any():
+        return [float("nan")] * 3
+    values = values[np.isfinite(values)]
     rng = np.random.default_rng(0)
     draws = of(values[rng.integers(0, len(values), (2000, len(values)))], axis=1)
     return [float(v) for v in (of(values), *np.nanpercentile(draws, (2.5, 97.5)))]
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return median and interval of every measure, over all volumes and by stratum."""
-    groups: dict[str, list[dict[str, Any]]] = {"all": rows}
-    groups["lumen > 3 %"] = [row for row in rows if row["lumen_share"] > 0.03]
+    """Return median and interval of every measure, by group."""
+    groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(row["snr"], []).append(row)
-        groups.setdefault(row["radius"], []).append(row)
+        for name in row["groups"]:
+            groups.setdefault(name, []).append(row)
     return {
         name: {"volumes": len(group)}
         | {m: interval(np.array([row.get(m, np.nan) for row in group])) for m in MEASURES}
@@ -141,7 +259,7 @@ def table(groups: dict[str, Any]) -> str:
     for name, group in groups.items():
         cells = ["{:.3f} ({:.3f}-{:.3f})".format(*group[m]) for m in MEASURES]
         lines.append(f"| {name} | {group['volumes']} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).replace("nan (nan-nan)", "-") + "\n"
 
 
 def main() -> None:
@@ -150,16 +268,23 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="checkpoint; default: the shipped one")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     parser.add_argument("--dims", type=int, choices=(2, 3), default=3)
+    parser.add_argument("--draws", type=int, default=4, help="volumes of each class")
+    parser.add_argument("--quick", action="store_true", help="one volume of each class")
+    parser.add_argument("--accurate", action="store_true", help="with all flips")
     arguments = parser.parse_args()
-    rows = []
-    for stratum, case in cases("heldout", arguments.dims):
-        result = predict(case, arguments.model)
-        rows.append({**stratum, "model": result.model_id, **case.facts, **stratum})
-        rows[-1] |= measure(case, result)
-        print(f"{len(rows)} {stratum} Dice {rows[-1]['dice']:.3f}", flush=True)
+    draws = 1 if arguments.quick else arguments.draws
+    dims, rows = arguments.dims, []
+    for strata, case in itertools.chain(cases("heldout", dims, draws), flow_cases(dims, draws)):
+        result = predict(case, arguments.model, arguments.accurate)
+        row = {"model": result.model_id, "groups": classes(case, strata), **case.facts, **strata}
+        row |= measure(case, result)
+        if dims == 3 and case.facts["index"] == 0 and strata["list"] == "magnitude":
+            row |= refined(case, result)
+        rows.append(row)
+        print(f"{len(rows)} {strata} Dice {row['dice']:.3f}", flush=True)
     groups = summary(rows)
     full = {"model": rows[0]["model"], "summary": groups, "rows": rows}
-    stem = f"heldout-{arguments.dims}d"
+    stem = f"heldout-{dims}d"
     write_bytes(arguments.output / f"{stem}.json", (json.dumps(full) + "\n").encode())
     write_bytes(arguments.output / f"{stem}.md", table(groups).encode())
     print(table(groups))

@@ -92,8 +92,8 @@ PHASES = {
         Phase("large", 96, cases=800, seed=12, steps=1600, batch=2, lr=1.5e-3, final_lr=0.01),
     ),
     2: (
-        Phase("small", 96, cases=6000, seed=1, steps=1500, batch=8, lr=3e-3, final_lr=0.3),
-        Phase("large", 160, cases=2000, seed=2, steps=300, batch=6, lr=1e-3, final_lr=0.01),
+        Phase("small", 96, cases=6000, seed=21, steps=2500, batch=8, lr=3e-3, final_lr=0.3),
+        Phase("large", 160, cases=3000, seed=22, steps=800, batch=8, lr=1.5e-3, final_lr=0.01),
     ),
 }
 
