@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
+from scipy import optimize
 from skimage.filters import threshold_otsu
 
 from vesselseg import metrics, nets, synth
@@ -34,7 +35,8 @@ from vesselseg.solvers.refine import refine
 SNRS = (3.0, 6.0, 12.0, 24.0)
 RADII = {"thin 1.5-3": (1.5, 3.0), "medium 3-6": (3.0, 6.0), "wide 6-11": (6.0, 11.0)}
 SIDES = (64, 80, 96, 64)
-LISTS = {"heldout": 9001, "train": 5001}  # family -> seed; calibration uses the second
+# Family -> seed; calibration uses the second.
+LISTS: dict[str, int] = {"heldout": 9001, "train": 5001}
 CALIBRATION_DRAWS = 4
 RESULTS = Path(__file__).parent / "results"
 MEASURES = (
@@ -46,9 +48,10 @@ LAGS = np.arange(0.0, 13.0)  # voxels: bins of the correlation along the wall
 SAMPLED = 500  # wall points a volume, for the correlation
 
 Strata = dict[str, str]
+Family = Literal["train", "heldout"]
 
 
-def cases(family: str, dims: int, draws: int) -> Iterator[tuple[Strata, Case]]:
+def cases(family: Family, dims: int, draws: int) -> Iterator[tuple[Strata, Case]]:
     """Yield the stratum and the case of every volume, or image, of a list of magnitude images."""
     for number, (snr, name) in enumerate(itertools.product(SNRS, RADII)):
         for draw in range(draws):
@@ -211,7 +214,7 @@ def calibrate(model: Path, dims: int) -> dict[str, Any]:
     def best_scale(error: NDArray[np.floating], shape: NDArray[np.floating]) -> float:
         def uncovered(scale: float) -> float:
             z = error / (scale * shape)
-            return sum((float(np.mean(z <= k)) - special.erf(k / 2**0.5)) ** 2 for k in (1.0, 2.0))
+            return sum((float(np.mean(z <= k)) - math.erf(k / 2**0.5)) ** 2 for k in (1.0, 2.0))
 
         return float(min(np.linspace(0.2, 3.0, 281), key=uncovered))
 

@@ -90,6 +90,7 @@ PHASES = {
     3: (
         Phase("small", 64, cases=2628, seed=11, steps=4000, batch=2, lr=3e-3, final_lr=0.3),
         Phase("large", 96, cases=800, seed=12, steps=1600, batch=2, lr=1.5e-3, final_lr=0.01),
+        Phase("final", 80, cases=1600, seed=13, steps=1500, batch=2, lr=1e-3, final_lr=0.01),
     ),
     2: (
         Phase("small", 96, cases=6000, seed=21, steps=2500, batch=8, lr=3e-3, final_lr=0.3),
