@@ -20,7 +20,8 @@ from vesselseg.pipeline import PipelineConfig, TrainRun, build_prior, train
 from vesselseg.prior import check as prior_check
 from vesselseg.solvers.refine import refine
 from vesselseg.solvers.settings import RefineSettings
-from vesselseg.synth.cases import SynthSettings, write_dataset
+from vesselseg.synth.cases import SynthSettings
+from vesselseg.synth.folder import write_dataset
 from vesselseg.synth.forward import ForwardModel, render_phantom
 
 TURN = np.linalg.qr(np.array([[1.0, 0.3, 0.1], [-0.3, 1.0, 0.2], [0.1, -0.2, 1.0]]))[0]
