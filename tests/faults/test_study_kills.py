@@ -67,11 +67,18 @@ def test_f06_a_killed_study_loses_nothing_and_repeats_nothing_done(tmp_path, kil
     assert not [p for p in folder.rglob("*.tmp") if "cases" not in p.parts]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_f08_a_stopped_study_ends_within_seconds_and_resumes(tmp_path, number, code):
+@pytest.mark.parametrize(
+    ("engine", "number", "code"),
+    [
+        ("processes", signal.SIGINT, 130),
+        ("processes", signal.SIGTERM, 143),
+        pytest.param("dask", signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
+)
+def test_f08_a_stopped_study_ends_within_seconds_and_resumes(tmp_path, engine, number, code):
     folder, file = tmp_path / "s", tmp_path / "s.toml"
     file.write_text(toml(of("logged", draws=4, space={"seconds": [30.0]})))
-    runner = start(folder, file, "--engine", "processes", "--workers", "1")
+    runner = start(folder, file, "--engine", engine, "--workers", "1")
     while not (folder / "begun.log").exists():
         time.sleep(0.02)
     clock = time.monotonic()

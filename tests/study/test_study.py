@@ -94,6 +94,45 @@ def test_a_refined_phantom_leaves_a_good_prior(tmp_path):
     assert "http" not in text  # needs nothing beside it
 
 
+@pytest.mark.slow
+def test_a_running_scheduler_and_a_queue_give_the_table_too(table, tmp_path, monkeypatch):
+    """The queue is a program ``sbatch`` that starts the job here at once."""
+    distributed = pytest.importorskip("distributed")
+    pytest.importorskip("dask_jobqueue")
+    options = {"n_workers": 2, "threads_per_worker": 1, "host": "127.0.0.1"}
+    with distributed.LocalCluster(**options, dashboard_address=None) as cluster:
+        joined = engines.choose(scheduler=cluster.scheduler_address)
+        study.run(SMALL, tmp_path / "joined", engine=joined)
+    assert study.table(tmp_path / "joined") == table
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    script = '#!/bin/sh\ncp "$1" "$0.script"\nsetsid sh "$0.script" > "$0.log" 2>&1 &\necho $!\n'
+    (programs / "sbatch").write_text(script)
+    (programs / "scancel").write_text('#!/bin/sh\nkill -- "-$1"\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    queue = engines.choose(queue="slurm", workers=2, memory=2**30)
+    study.run(SMALL, tmp_path / "queued", engine=queue)
+    assert study.table(tmp_path / "queued") == table
+    job = (programs / "sbatch.script").read_text()
+    assert "export NUMBA_NUM_THREADS=1" in job
+    assert "unset MALLOC_TRIM_THRESHOLD_" in job
+    assert "--mem=1" in job
+
+
+def test_a_scheduler_that_is_not_there_is_named(tmp_path):
+    pytest.importorskip("distributed")
+    from vesselseg.study import on_dask
+
+    on_dask.CONNECT_SECONDS, before = 0.5, on_dask.CONNECT_SECONDS
+    try:
+        with pytest.raises(EnvironmentFault, match="no Dask scheduler"):
+            study.run(SMALL, tmp_path / "s", engine=engines.choose(scheduler="tcp://127.0.0.1:9"))
+    finally:
+        on_dask.CONNECT_SECONDS = before
+
+
 def test_workers_have_the_threads_of_the_study_and_no_trimming_allocator(tmp_path):
     asked = {**of("environment", draws=1), "threads": 2}
     for name in ("processes", "dask"):
@@ -153,7 +192,7 @@ def test_f07_a_killed_worker_is_replaced_and_its_case_tried_twice(name, tmp_path
     assert record["attempt"] == 2
 
 
-@pytest.mark.parametrize("name", ["processes", "dask"])
+@pytest.mark.parametrize("name", ["processes", pytest.param("dask", marks=pytest.mark.slow)])
 def test_f07_a_case_whose_worker_died_once_is_done_by_the_next(name, tmp_path):
     asked = of("deadly", draws=3, space={"once": [True]})
     summary = study.run(asked, tmp_path / "s", engine=engine(name, 1))
@@ -224,15 +263,19 @@ def test_a_ledger_line_that_does_not_fit_is_taken_back(tmp_path, monkeypatch):
 # --- resume --------------------------------------------------------------------------------------
 
 
-def test_done_means_that_the_artefact_is_there_with_its_digest(tmp_path):
+def test_done_means_that_the_artefact_is_there_with_its_digest(tmp_path, capfd):
     folder = tmp_path / "s"
     study.run(of("number", draws=4), folder)
+    assert run(capfd, "check", folder)[0] == 0
     kept = sorted(folder.rglob("result.json"))
     before = study.table(folder)
     kept[0].unlink()
     kept[1].write_text(kept[1].read_text().replace("7.0", "9.0"))  # same size, other digest
     kept[2].write_text("")
     assert study.status(folder)["missing"] == 2
+    code, _, err = run(capfd, "check", folder)
+    assert code == 3
+    assert "3 of 4 cases" in err[-1]
     summary = study.resume(folder)
     assert (summary.ran, summary.done) == (3, 4)
     assert study.table(folder) == before

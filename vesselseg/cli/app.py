@@ -146,8 +146,8 @@ def _usage(error: Any) -> ConfigError:
     text = re.sub(r"\s+", " ", error.format_message()).strip().rstrip(".")
     context = getattr(error, "ctx", None)
     name = context.command_path if context is not None else "vesselseg"
-    if text == "Missing command":
-        text += ", one of " + ", ".join(verbs.NAMES)
+    if text == "Missing command" and context is not None:
+        text += ", one of " + ", ".join(context.command.list_commands(context))
     return ConfigError(text[:1].lower() + text[1:], remedy=f"see {name} --help")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .. import device
-from ..errors import StudyFailed
+from ..errors import DataError, StudyFailed
 from .options import Options, command
 from .terminal import Terminal, show, stdout_text
 
@@ -130,6 +130,20 @@ def tune(terminal: Terminal, options: Options) -> int:
         remedy = "see vesselseg study status of its two studies"
         terminal.error(StudyFailed(fault, path=options.output, remedy=remedy))
     return StudyFailed.exit_code if tuned.failed else 0
+
+
+def check(terminal: Terminal, options: Options) -> int:
+    """Compare the artefacts of a study with their digests: ``vesselseg check DIR``."""
+    from ..study import results
+
+    found = results.verified(options.file)
+    show(found, options.json, lambda: "\n".join(f"{k:<10} {v}" for k, v in found.items()))
+    if found["damaged"]:
+        fault = f"{len(found['damaged'])} of {found['done']} cases lack their artefacts"
+        remedy = "vesselseg study resume DIR does them again"
+        first = found["damaged"][0]
+        terminal.error(DataError(fault, path=options.file, found=first, remedy=remedy))
+    return 0 if found["ok"] else DataError.exit_code
 
 
 # --- shared by the verbs -----------------------------------------------------------------------

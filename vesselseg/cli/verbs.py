@@ -244,7 +244,9 @@ def synth(terminal: Terminal, options: Options) -> None:
 
 
 def check(terminal: Terminal, options: Options) -> int:
-    """Test every invariant of a prior; a scan or a checkpoint is read through."""
+    """Test every invariant of a prior; a scan, checkpoint or study is read through."""
+    if options.file.is_dir():
+        return study.check(terminal, options)
     if not is_prior(options):
         terminal.warn(described(options)["warnings"])
         show({"file": str(options.file), "ok": True}, options.json, lambda: f"ok  {options.file}")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 HISTORY_DIGITS = 4
 TEXT_LIMIT = 300
+NO_SPACE = "no space"
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,13 @@ def perform(work: Work, job: Job) -> Record:
     one case, a user's function included, never stops a study.
     """
     prepare(work)
-    clock, found, fault = Clock(), None, None
+    clock, found, fault, stop = Clock(), None, None, None
     _reset_peak()
     try:
         found = stage(work, job, clock)
     except InputError as error:
+        if isinstance(error, EnvironmentFault) and error.fault.startswith(NO_SPACE):
+            stop = error.as_dict()
         fault = {"kind": error.kind, "reason": error.line()}
     except MemoryError as error:
         fault = {"kind": "memory", "reason": printable(f"out of memory: {error}".rstrip(": "))}
@@ -131,7 +134,6 @@ def perform(work: Work, job: Job) -> Record:
         text = f"{type(error).__name__}: {error}"[:TEXT_LIMIT]
         fault = {"kind": "defect", "reason": printable(text)}
     artefacts: dict[str, Any] = {}
-    stop = None
     if found is not None:
         try:
             with clock.part("write"):
@@ -146,7 +148,7 @@ def perform(work: Work, job: Job) -> Record:
         "content_sha256": found.content if found else None,
         "steps": found.steps if found else [],
         "artefacts": artefacts,
-        "fault": fault or stop,
+        "fault": stop or fault,
         "seconds": clock.seconds,
         "peak_bytes": peak_bytes(),
         "worker": f"{socket.gethostname()}-{os.getpid()}",

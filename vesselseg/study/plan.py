@@ -13,6 +13,7 @@ import inspect
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -311,7 +312,8 @@ class Expansion:
         self.sources = sources(study.cases, study.seed, folder / "phantoms", digests)
         common = [study.stage.rpartition("/")[2], study.config, study.seed, study.threads]
         self.common = json.dumps([*common, stage_digest(study)], sort_keys=True)
-        self.known: dict[str, Job] = {}
+        self.count = 0
+        self.seen: Counter[str] = Counter()
         seen: dict[str, Source] = {}
         for source in self.sources:
             if (other := seen.setdefault(source.identity, source)) is not source:
@@ -320,14 +322,15 @@ class Expansion:
                 raise ConfigError("two cases are the same", found=names, remedy=remedy)
 
     def jobs(self, points: Sequence[Point]) -> list[Job]:
-        """Return the jobs of some points, source by source; a point of before keeps its jobs."""
+        """Return the jobs of some points, source by source."""
         return [self._job(source, point) for source in self.sources for point in points]
 
     def _job(self, source: Source, point: Point) -> Job:
         text = json.dumps([self.common, source.identity, point], sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:24]
-        if digest not in self.known:
-            index = len(self.known)
-            name = f"{index:05d}-{source.label}-{digest[:8]}"
-            self.known[digest] = Job(index, name, digest, source, point)
-        return self.known[digest]
+        self.seen[text] += 1  # a search may ask for a point again
+        again = f"#{self.seen[text]}" if self.seen[text] > 1 else ""
+        digest = hashlib.sha256((text + again).encode()).hexdigest()[:24]
+        name = f"{self.count:05d}-{source.label}-{digest[:8]}"
+        job = Job(self.count, name, digest, source, point)
+        self.count += 1
+        return job

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, EnvironmentFault
-from .ledger import Ledger
+from .ledger import Ledger, intact
 from .runner import open_study
 from .space import nearest
 
@@ -60,6 +60,20 @@ def status(folder: str | Path) -> dict[str, Any]:
         "peak_mb": max((r["peak_bytes"] for r in found), default=0) // 10**6,
         "notices": notices,
     }
+
+
+def verified(folder: str | Path) -> dict[str, Any]:
+    """Compare every artefact with the digest in the ledger.
+
+    Returns
+    -------
+    dict
+        ``file, ok, done`` and ``damaged``: the cases whose artefacts are gone or changed.
+    """
+    found, _ = records(folder)
+    done = [record for record in found if record["state"] in ("done", "missing")]
+    damaged = [record["case"] for record in done if not intact(Path(folder), record)]
+    return {"file": str(folder), "ok": not damaged, "done": len(done), "damaged": damaged}
 
 
 def table(folder: str | Path, *, times: bool = False) -> list[Row]:
