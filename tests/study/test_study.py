@@ -106,7 +106,7 @@ def test_a_running_scheduler_and_a_queue_give_the_table_too(table, tmp_path, mon
     assert study.table(tmp_path / "joined") == table
     programs = tmp_path / "bin"
     programs.mkdir()
-    script = '#!/bin/sh\ncp "$1" "$0.script"\nsetsid sh "$0.script" > "$0.log" 2>&1 &\necho $!\n'
+    script = '#!/bin/sh\ncp "$1" "$0.$$"\nsetsid sh "$0.$$" > "$0.$$.log" 2>&1 &\necho $!\n'
     (programs / "sbatch").write_text(script)
     (programs / "scancel").write_text('#!/bin/sh\nkill -- "-$1"\n')
     for program in programs.iterdir():
@@ -115,7 +115,7 @@ def test_a_running_scheduler_and_a_queue_give_the_table_too(table, tmp_path, mon
     queue = engines.choose(queue="slurm", workers=2, memory=2**30)
     study.run(SMALL, tmp_path / "queued", engine=queue)
     assert study.table(tmp_path / "queued") == table
-    job = (programs / "sbatch.script").read_text()
+    job = next(p for p in programs.glob("sbatch.*") if p.suffix != ".log").read_text()
     assert "export NUMBA_NUM_THREADS=1" in job
     assert "unset MALLOC_TRIM_THRESHOLD_" in job
     assert "--mem=1" in job
