@@ -191,6 +191,12 @@ def _advect(phi: Array, width: float, rng: np.random.Generator, order: str) -> E
     return Example(args, lambda args: (args[8],), (expected,), _voxels(bits), tolerance)
 
 
+def _advect_dense(phi: Array, width: float, rng: np.random.Generator, order: str) -> Example:
+    tiled = _advect(phi, math.inf, rng, order)
+    args = (*tiled.args[:5], unset(phi.shape, phi.dtype), *tiled.args[9:])
+    return Example(args, lambda args: (args[5],), tiled.expected, phi.size, tiled.tolerance)
+
+
 @dataclass
 class Closest:
     """The twin's list of closest points, as far as it has grown, and its dense form."""
@@ -843,6 +849,7 @@ EXAMPLES: dict[str, Callable[..., Example]] = {
     "inspect_tiles": _inspect,
     "band_clamp": _clamp,
     "advect_tiles": _advect,
+    "advect_dense": _advect_dense,
     "reinit_tiles": _reinit_tiles,
     "reinit_dense": _reinit_dense,
     "wall_arms": _arms,

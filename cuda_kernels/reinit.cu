@@ -5,26 +5,29 @@
 // others go by tiles or by the whole field, and every kernel leaves alone what is another's.
 #include "stencils.cuh"
 #include "tiles.cuh"
+#include "column.cuh"
 
 template <typename T>
 __device__ __forceinline__ int sign_of(T x) {
     return (x > T(0)) - (x < T(0));
 }
 
-// One-sided derivatives of |phi| along an axis of a field, a block or a register queue: WENO5 where
+// Godunov's squared derivative of |phi| along an axis of a block or a register queue. WENO5 where
 // the axis goes on and phi is inside the band on all seven samples, else ENO2, which looks past the
-// band and past the faces only where that is harmless.
+// band and past the faces only where that is harmless. Both are odd: the sign comes last.
 template <typename T, int ORDER>
-__device__ __forceinline__ Pair<T> distance_pair(T sign, T m3, T m2, T m1, T c0, T p1, T p2, T p3,
-                                                 bool inner, T far, T h) {
+__device__ __forceinline__ T slope_sq(bool outside, T m3, T m2, T m1, T c0, T p1, T p2, T p3,
+                                      bool inner, T far, T h) {
     if (ORDER == 5) {
         const T low = fmax(fabs(m3), fmax(fabs(m2), fabs(m1)));
         const T most = fmax(low, fmax(fabs(p1), fmax(fabs(p2), fabs(p3))));
-        if (inner && most < far)
-            return weno5_pair(sign * m3, sign * m2, sign * m1, sign * c0, sign * p1, sign * p2,
-                              sign * p3, h);
+        if (inner && most < far) {
+            const Pair<T> d = weno5_pair(m3, m2, m1, c0, p1, p2, p3, h);
+            return upwind_sq(d.left, d.right, outside);
+        }
     }
-    return eno2_pair(sign * m2, sign * m1, sign * c0, sign * p1, sign * p2, h);
+    const Pair<T> d = eno2_pair(m2, m1, c0, p1, p2, h);
+    return upwind_sq(d.left, d.right, outside);
 }
 
 // New value of a stage out = ca base + cb (u + dt (1 - |grad u|)), of the sign of phi.
@@ -72,10 +75,9 @@ __global__ void __launch_bounds__(256)
                 const int place = axis == 0   ? first.k + row / TILE_Y
                                   : axis == 1 ? first.j + row % TILE_Y
                                               : first.i + list[n] % TILE_X;
-                const Pair<T> d = distance_pair<T, ORDER>(
-                    sign, p[-3 * s], p[-2 * s], p[-s], p[0], p[s], p[2 * s], p[3 * s],
+                g2 += slope_sq<T, ORDER>(
+                    side > 0, p[-3 * s], p[-2 * s], p[-s], p[0], p[s], p[2 * s], p[3 * s],
                     place >= 3 && place < size - 3, far, axis == 0 ? hz : (axis == 1 ? hy : hx));
-                g2 += upwind_sq(d.left, d.right, true);
             }
             out[at] = advanced(sign, *p, base[at], g2, dt, ca, cb, least, far);
         }
@@ -83,68 +85,54 @@ __global__ void __launch_bounds__(256)
     }
 }
 
-constexpr int WIDE = 32, HIGH = 8, DEEP = 64;  // threads along x and y, planes a block goes through
-
 // Write one stage at all voxels of the field that are not beside the wall.
 //
 // A block of 32 x 8 threads goes through the planes of a column. The samples along z are a queue in
 // registers; those of the plane lie in shared memory, where each thread puts its own sample and one
-// of the 240 around. Two planes take turns, so that one barrier a plane is enough.
+// of those around. Two planes take turns, so that one barrier a plane is enough.
 template <typename T, int ORDER>
 __global__ void __launch_bounds__(256)
     reinit_dense(const T *phi, const T *base, T *out, T ca, T cb, T cfl, T far, int nz, int ny, int nx,
                  T hz, T hy, T hx) {
-    constexpr int ROW = WIDE + 2 * HALO, SLOT = (HIGH + 2 * HALO) * ROW;
-    VS_SHARED(T, planes, [2 * SLOT]);
-    const int across = (nx + WIDE - 1) / WIDE, down = (ny + HIGH - 1) / HIGH;
-    const int jobs = across * down * ((nz + DEEP - 1) / DEEP), layer = ny * nx;
-    const int tx = threadIdx.x % WIDE, ty = threadIdx.x / WIDE;
-    // The sample around the plane that this thread brings: 192 above and below, 48 at the sides.
-    const bool edge = threadIdx.x < 6 * WIDE, role = threadIdx.x < 6 * WIDE + 6 * HIGH;
-    const int side_index = threadIdx.x - 6 * WIDE;
-    const int hy_at = edge ? (ty < HALO ? ty : ty + HIGH) : side_index / 6 + HALO;
-    const int hx_at = edge ? tx + HALO
-                           : (side_index % 6 < HALO ? side_index % 6 : side_index % 6 + WIDE);
-    const int own = (ty + HALO) * ROW + tx + HALO, around = hy_at * ROW + hx_at;
+    constexpr int ROW = COLUMN_ROW;
+    VS_SHARED(T, planes, [2 * COLUMN_PLANE]);
+    const ColumnRole role = column_role(threadIdx.x);
+    const int jobs = column_jobs(nz, ny, nx), layer = ny * nx;
     const T dt = open_step(cfl, hz, hy, hx), least = T(1e-3) * min(hz, min(hy, hx));
     for (int job = blockIdx.x; job < jobs; job += gridDim.x) {
-        const int i0 = job % across * WIDE, j0 = job / across % down * HIGH;
-        const int k0 = job / across / down * DEEP, k1 = min(k0 + DEEP, nz);
-        const int i = i0 + tx, j = j0 + ty;
-        const bool in_field = i < nx && j < ny;
+        const Voxel first = column_origin(job, ny, nx);
+        const int i = first.i + threadIdx.x % WIDE, j = first.j + threadIdx.x / WIDE;
+        const int last = min(first.k + DEEP, nz);
+        const bool in_box = i < nx && j < ny;
         const bool inner_y = j >= 3 && j < ny - 3, inner_x = i >= 3 && i < nx - 3;
         const int column = min(j, ny - 1) * nx + min(i, nx - 1);
-        const int beyond = clamped(j0 + hy_at - HALO, 0, ny - 1) * nx +
-                           clamped(i0 + hx_at - HALO, 0, nx - 1);
+        const int around = clamped(first.j + role.y, 0, ny - 1) * nx + clamped(first.i + role.x, 0, nx - 1);
         T queue[7];
 #pragma unroll
-        for (int m = 1; m < 7; ++m) queue[m] = phi[clamped(k0 + m - 4, 0, nz - 1) * layer + column];
-        for (int k = k0; k < k1; ++k) {
+        for (int m = 1; m < 7; ++m) queue[m] = phi[clamped(first.k + m - 4, 0, nz - 1) * layer + column];
+        for (int k = first.k; k < last; ++k) {
 #pragma unroll
             for (int m = 0; m < 6; ++m) queue[m] = queue[m + 1];
             queue[6] = phi[min(k + 3, nz - 1) * layer + column];
-            T *plane = planes + (k & 1) * SLOT;
-            plane[own] = queue[3];
-            if (role) plane[around] = phi[k * layer + beyond];
+            T *plane = planes + (k & 1) * COLUMN_PLANE;
+            plane[role.own] = queue[3];
+            if (role.brings) plane[role.around] = phi[k * layer + around];
             __syncthreads();
-            const T *p = plane + own;
+            const T *p = plane + role.own;
             const T here = queue[3];
             const int side = sign_of(here), at = k * layer + column;
             const bool beside = side != sign_of(queue[2]) || side != sign_of(queue[4]) ||
                                 side != sign_of(p[-ROW]) || side != sign_of(p[ROW]) ||
                                 side != sign_of(p[-1]) || side != sign_of(p[1]);
-            if (in_field && side == 0) out[at] = T(0);
-            if (!in_field || side == 0 || beside) continue;
+            if (in_box && side == 0) out[at] = T(0);
+            if (!in_box || side == 0 || beside) continue;
             const T sign = T(side);
-            const Pair<T> z = distance_pair<T, ORDER>(sign, queue[0], queue[1], queue[2], here,
-                                                      queue[4], queue[5], queue[6],
-                                                      k >= 3 && k < nz - 3, far, hz);
-            const Pair<T> y = distance_pair<T, ORDER>(sign, p[-3 * ROW], p[-2 * ROW], p[-ROW], here,
-                                                      p[ROW], p[2 * ROW], p[3 * ROW], inner_y, far, hy);
-            const Pair<T> x = distance_pair<T, ORDER>(sign, p[-3], p[-2], p[-1], here, p[1], p[2],
-                                                      p[3], inner_x, far, hx);
-            const T g2 = upwind_sq(z.left, z.right, true) + upwind_sq(y.left, y.right, true) +
-                         upwind_sq(x.left, x.right, true);
+            T g2 = slope_sq<T, ORDER>(side > 0, queue[0], queue[1], queue[2], here, queue[4], queue[5],
+                                      queue[6], k >= 3 && k < nz - 3, far, hz);
+            g2 += slope_sq<T, ORDER>(side > 0, p[-3 * ROW], p[-2 * ROW], p[-ROW], here, p[ROW],
+                                     p[2 * ROW], p[3 * ROW], inner_y, far, hy);
+            g2 += slope_sq<T, ORDER>(side > 0, p[-3], p[-2], p[-1], here, p[1], p[2], p[3], inner_x,
+                                     far, hx);
             out[at] = advanced(sign, here, base[at], g2, dt, ca, cb, least, far);
         }
         __syncthreads();

@@ -87,6 +87,9 @@ FAULTS = {
     "corner of the mixed derivative": (
         "p[sy + 1] + p[-sy - 1]", "p[sy + 1] + p[-sy + 1]", "advect_tiles<float,2>",
     ),
+    "three planes for four": (
+        "constexpr int RING = 4;", "constexpr int RING = 3;", "advect_dense<float,5>",
+    ),
     "clamped faces": (
         "load_block<true>(phi", "load_block<false>(phi", "advect_tiles<float,2>",
     ),

@@ -333,6 +333,7 @@ V atomicCAS(V *at, std::common_type_t<V> expected, std::common_type_t<V> value) 
     return old;
 }
 
+inline float __fdividef(float a, float b) { return a / b; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 
