@@ -43,6 +43,7 @@ def run(terminal: Terminal, options: Options) -> int:
         plan = {"points": points, "engine": engine.name, "workers": engine.workers}
         show({**plan, "study": asked.model_dump(mode="json")}, True, str)
         return 0
+    terminal.say(described(engine))
     with watching(terminal) as (progress, watch):
         summary = study.run(
             asked,
@@ -69,6 +70,7 @@ def _again(terminal: Terminal, options: Options, *, retry: bool) -> int:
     from .. import study
 
     engine = engine_of(options, 1)
+    terminal.say(described(engine))
     with watching(terminal) as (progress, watch):
         summary = study.resume(
             options.folder, retry=retry, engine=engine, progress=progress, watch=watch
@@ -162,6 +164,15 @@ def engine_of(options: Options, threads: int) -> Engine:
         scheduler=options.scheduler,
         queue="slurm" if options.slurm else "pbs" if options.pbs else None,
     )
+
+
+def described(engine: Engine) -> str:
+    """Say where the cases run and how much memory each worker may take."""
+    if engine.name == "serial":
+        return "study: in this process"
+    where = engine.scheduler or engine.queue or "local"
+    limit = "" if engine.limit is None else f", at most {engine.limit / 2**30:.1f} GiB each"
+    return f"study: {engine.name} ({where}), {engine.workers} workers{limit}"
 
 
 def ended(terminal: Terminal, options: Options, summary: Summary, folder: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -95,7 +96,11 @@ def _client(engine: Engine, work: Work) -> Iterator[Any]:
     with _cluster(engine, work) as cluster, distributed.Client(cluster) as client:
         if engine.queue is None:
             client.wait_for_workers(engine.workers, timeout=STARTUP_SECONDS)
-        yield client
+        try:
+            yield client
+        except BaseException:  # also Ctrl-C: nobody waits for cases in hand
+            _kill(cluster)
+            raise
 
 
 def _cluster(engine: Engine, work: Work) -> Any:
@@ -110,6 +115,15 @@ def _cluster(engine: Engine, work: Work) -> Any:
         memory_limit=engine.limit,
         silence_logs=logging.ERROR,
     )
+
+
+def _kill(cluster: Any) -> None:
+    """Stop the local workers at once: a graceful end waits for what they do."""
+    for nanny in cluster.workers.values():
+        nanny.auto_restart = False
+        if pid := getattr(nanny, "pid", None):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _queued(engine: Engine, work: Work) -> Any:
