@@ -67,6 +67,10 @@ class Options:
     components: Annotated[
         str | None, typer.Option(metavar="all|largest|N|seed", help="Parts of the lumen to keep.")
     ] = None
+    to: Annotated[str, typer.Option(metavar="TARGET", help="Format; see the verb's text.")] = ""
+    length_unit: Annotated[
+        str | None, typer.Option(metavar="m|cm|mm", help="Of the files; default: the target's.")
+    ] = None
     model: Annotated[str | None, typer.Option(help="Name or file of a network.")] = None
     save: Annotated[
         str, typer.Option(metavar="LIST", help="Of prob,phi,sigma,mask, separated by commas.")

@@ -298,6 +298,29 @@ def preview(terminal: Terminal, options: Options) -> None:
     show({"file": str(options.output)}, options.json, lambda: str(options.output))
 
 
+def export(terminal: Terminal, options: Options) -> None:
+    """Write a prior for a solver, mesher or viewer, as files that begin with DIR/NAME.
+
+    Targets: nifti, stl, vtp, xdmf, gmsh, simvascular, openfoam, hemelb, palabos, lbm, 4dflownet,
+    inr, npz, peclet.
+    """
+    working_folder()
+    from ..export import export as run
+    from ..prior.boundary import BoundaryPrior
+
+    held = BoundaryPrior.read(options.file)
+    with about(options.file):
+        files = run(
+            held,
+            options.to,
+            options.output,
+            unit=options.length_unit,
+            overwrite=options.overwrite,
+        )
+    paths = [str(file) for file in files]
+    show({"target": options.to, "files": paths}, options.json, lambda: "\n".join(paths))
+
+
 def doctor(terminal: Terminal, options: Options) -> int:
     """Say what this machine offers, what is missing and how to install it."""
     report = device.doctor()
@@ -499,6 +522,7 @@ TABLE = {
     info: f"file json {READING}",
     evaluate: "file truth json threads",
     preview: "file output overwrite json",
+    export: "file to output length_unit overwrite json",
     doctor: "json",
 }
 NAMES = tuple(verb.__name__.replace("_", "-") for verb in TABLE)
