@@ -77,13 +77,17 @@ def main(asked: Shipped, argv: Sequence[str] | None = None) -> Path:
         "table": table(asked, found),
     }
     target = (folder if given.quick else RESULTS) / f"{asked.name}.json"
-    write_bytes(target, (json.dumps(result, indent=1, default=str) + "\n").encode())
+    write_bytes(target, (json.dumps(result, indent=1, default=_name) + "\n").encode())
     if callable(asked.figure):
         figure = asked.figure(found)
     else:
         figure = figures(next(iter(found.values())), asked.metrics[0])[asked.figure]
     write_bytes(target.with_suffix(".png"), drawn(figure, "png"))
     return target
+
+
+def _name(value: Any) -> str:
+    return str(value.__name__)  # a stage of the script's own
 
 
 def merged(tree: Tree, changes: Tree) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def test_f06_a_killed_study_loses_nothing_and_repeats_nothing_done(tmp_path, kil
     ("engine", "number", "code"),
     [
         ("processes", signal.SIGINT, 130),
-        ("processes", signal.SIGTERM, 143),
+        pytest.param("processes", signal.SIGTERM, 143, marks=pytest.mark.slow),
         pytest.param("dask", signal.SIGINT, 130, marks=pytest.mark.slow),
     ],
 )

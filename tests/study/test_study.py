@@ -181,7 +181,7 @@ def test_b194_failed_cases_never_stop_a_study(tmp_path):
     assert "out of memory" in reasons[2]
 
 
-@pytest.mark.parametrize("name", ["processes", "dask"])
+@pytest.mark.parametrize("name", ["processes", pytest.param("dask", marks=pytest.mark.slow)])
 def test_f07_a_killed_worker_is_replaced_and_its_case_tried_twice(name, tmp_path):
     summary = study.run(of("deadly", draws=5), tmp_path / "s", engine=engine(name))
     assert (summary.done, summary.failed) == (4, 1)

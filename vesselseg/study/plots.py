@@ -30,6 +30,7 @@ STYLE: dict[Any, Any] = {
 }
 MARKS = "osD^vP*X<>"
 MOST_LINES = 10
+WIDE = 10.0  # ratio beyond which an axis is logarithmic
 EXPECTED = {"within_1": 0.6827, "within_2": 0.9545}
 
 
@@ -214,7 +215,9 @@ def _pareto(found: Records, metric: str, settings: Sequence[str]) -> Figure | No
                           textcoords="offset points", size=8)  # fmt: skip
     front = pareto([(row["seconds"], row[metric]) for row in rows])
     axes.plot(*zip(*front, strict=True), color="C1", lw=1.2, zorder=0, label="not beaten")
-    axes.set(xlabel="mean seconds a case", ylabel=f"mean {metric}", xscale="log")
+    spread = max(row["seconds"] for row in rows) / min(row["seconds"] for row in rows)
+    scale = "log" if spread > WIDE else "linear"
+    axes.set(xlabel="mean seconds of the stage", ylabel=f"mean {metric}", xscale=scale)
     axes.legend(fontsize=8)
     return figure
 

@@ -107,7 +107,7 @@ def _row(record: Mapping[str, Any], times: bool) -> Row:
         "reason": (record["fault"] or {}).get("reason"),
     }
     if times:
-        seconds = round(sum(record["seconds"].values()), 4)
+        seconds = record["seconds"].get("stage")
         peak = round(record["peak_bytes"] / 1e6, 1)
         row |= dict(zip(VOLATILE, (seconds, peak, record.get("attempt"), record["worker"]),
                         strict=True))  # fmt: skip
@@ -195,9 +195,9 @@ def varying(found: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
 
 
 def value_of(record: Mapping[str, Any], name: str) -> Any:
-    """Return a fact, a setting, a metric or the seconds of a record; None if it has none."""
+    """Return a fact, a setting, a metric or the stage's seconds of a record; None if not there."""
     if name == "seconds":
-        return sum(record["seconds"].values())
+        return record["seconds"].get("stage")
     for part in ("parameters", "facts", "metrics"):
         if name in record[part]:
             return _cell(record[part][name])
