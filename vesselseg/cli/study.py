@@ -43,8 +43,7 @@ def run(terminal: Terminal, options: Options) -> int:
         plan = {"points": points, "engine": engine.name, "workers": engine.workers}
         show({**plan, "study": asked.model_dump(mode="json")}, True, str)
         return 0
-    terminal.say(described(engine))
-    with watching(terminal) as (progress, watch):
+    with watching(terminal, engine) as (progress, watch):
         summary = study.run(
             asked,
             options.output,
@@ -70,8 +69,7 @@ def _again(terminal: Terminal, options: Options, *, retry: bool) -> int:
     from .. import study
 
     engine = engine_of(options, 1)
-    terminal.say(described(engine))
-    with watching(terminal) as (progress, watch):
+    with watching(terminal, engine) as (progress, watch):
         summary = study.resume(
             options.folder, retry=retry, engine=engine, progress=progress, watch=watch
         )
@@ -123,7 +121,7 @@ def tune(terminal: Terminal, options: Options) -> int:
 
     asked = tuning.read_tuning(options.file, options.set or [])
     engine = engine_of(options, asked.study.threads)
-    with watching(terminal) as (progress, watch):
+    with watching(terminal, engine) as (progress, watch):
         tuned = tuning.tune(asked, options.output, engine=engine, progress=progress, watch=watch)
     result = tuned.as_dict()
     show(result, options.json, lambda: "\n".join(f"{k:<10} {v}" for k, v in result.items()))
@@ -228,23 +226,25 @@ def status_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 @contextmanager
-def watching(terminal: Terminal) -> Iterator[tuple[Progress, Watch]]:
+def watching(terminal: Terminal, engine: Engine) -> Iterator[tuple[Progress, Watch]]:
     """Give the callbacks of a running study: a bar and a live table on a terminal, else lines."""
     if terminal.quiet:
         yield (lambda stage, fraction, message: None), (lambda record: None)
     elif sys.stderr is not None and sys.stderr.isatty():
-        with _live() as callbacks:
+        with _live(described(engine)) as callbacks:
             yield callbacks
     else:
-        yield _lines(terminal), (lambda record: None)
+        yield _lines(terminal, described(engine)), (lambda record: None)
 
 
-def _lines(terminal: Terminal) -> Progress:
-    """Say every twentieth of the study, or every case if verbose."""
+def _lines(terminal: Terminal, title: str) -> Progress:
+    """Say where it runs, then every twentieth of the study, or every case if verbose."""
     said = 0
 
     def progress(stage: str, fraction: float, message: str) -> None:
         nonlocal said
+        if not said:
+            terminal.say(title)
         if terminal.verbose or fraction * LINES >= said + 1 or not said:
             said = max(int(fraction * LINES), 1)
             terminal.say(f"{stage}: {message}")
@@ -253,7 +253,7 @@ def _lines(terminal: Terminal) -> Progress:
 
 
 @contextmanager
-def _live() -> Iterator[tuple[Progress, Watch]]:
+def _live(title: str) -> Iterator[tuple[Progress, Watch]]:
     from rich.console import Console, Group
     from rich.live import Live
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -261,7 +261,7 @@ def _live() -> Iterator[tuple[Progress, Watch]]:
     from rich.table import Table
 
     bars = Bars(BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    task = bars.add_task("starting", total=1.0)
+    task = bars.add_task(title, total=1.0)
     last: deque[Mapping[str, Any]] = deque(maxlen=LIVE_ROWS)
 
     def shown() -> Group:
