@@ -86,7 +86,14 @@ KERNELS = {
 
 # Registers and instructions per voxel on sm_90, as nvrtc.resources counts them with NVRTC 12.9. A
 # change of more than a twentieth is made on purpose or not at all.
-BUDGETS = {}
+BUDGETS: dict[str, tuple[int, int]] = {
+    "advect_tiles<float,5>": (40, 516),
+    "advect_tiles<float,2>": (40, 302),
+    "reinit_tiles<float,5>": (48, 551),
+    "reinit_tiles<float,2>": (31, 218),
+    "reinit_dense<float,5>": (64, 545),
+    "reinit_dense<float,2>": (46, 226),
+}
 
 
 def instances(file: str | None = None) -> list[str]:

@@ -7,8 +7,6 @@
 #include "stencils.cuh"
 #include "tricubic.cuh"
 
-constexpr int MAX_NEWTON = 12;
-
 struct Grid {
     int nz, ny, nx;
 };
@@ -75,7 +73,7 @@ __device__ Foot<R> project(const T *phi, Grid n, int v, Foot<R> start, bool outs
     const R az = start.z * size.z, ay = start.y * size.y, ax = start.x * size.x;
     R pz = az, py = ay, px = ax;
 #pragma unroll 1
-    for (int step = 0; step < MAX_NEWTON; ++step) {
+    for (int step = 0; step < 12; ++step) {
         const Jet<R> f = tricubic<T, R>(phi, n.nz, n.ny, n.nx, k, j, i, pz * iz, py * iy, px * ix);
         const R gz = f.z * iz, gy = f.y * iy, gx = f.x * ix;
         const R g2 = gz * gz + gy * gy + gx * gx;

@@ -21,11 +21,10 @@ from .launch import options, source
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 BRANCH = 0x947  # opcode of BRA, the low 12 bits
-# Parts of the report of ptxas, which names every function before what it uses.
-USED = re.compile(
-    r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
-    r".*?Used (\d+) registers(?:.*?(\d+) bytes smem)?",
-    re.DOTALL,
+# A part of the report of ptxas: what the function uses whose name comes first.
+USED = (
+    r"'%s' for '\w+'\n.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+    r".*?Used (\d+) registers(?:[^\n]*?(\d+) bytes smem)?"
 )
 
 
@@ -76,8 +75,8 @@ def _check(status: int, log: str = "") -> None:
         raise RuntimeError(f"NVRTC: error {status}\n{log}")
 
 
-def compiled(instance: str, architecture: str) -> tuple[bytes, str]:
-    """Return the machine code of an instance and what the compiler said."""
+def compiled(instance: str, architecture: str) -> tuple[bytes, str, str]:
+    """Return an ELF file, the name of an instance in it, and what the compiler said."""
     nvrtc, program = _found(), ctypes.c_void_p()
     file = KERNELS[instance.partition("<")[0]].file
     text, name = source(file).encode(), instance.encode()
@@ -90,7 +89,10 @@ def compiled(instance: str, architecture: str) -> tuple[bytes, str]:
         log = _read(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
         said = log.rstrip(b"\0").decode()
         _check(status, said)
-        return _read(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program), said
+        mangled = ctypes.c_char_p()
+        _check(nvrtc.nvrtcGetLoweredName(program, name, ctypes.byref(mangled)))
+        cubin = _read(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
+        return cubin, (mangled.value or b"").decode(), said
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 
@@ -111,14 +113,14 @@ def resources(instance: str, architecture: str) -> Resources:
     RuntimeError
         If it does not compile, or compiles with a warning.
     """
-    cubin, said = compiled(instance, architecture)
+    cubin, name, said = compiled(instance, architecture)
     if "warning" in said:
         raise RuntimeError(f"{instance}: {said}")
-    used = USED.search(said)
+    used = re.search(USED % re.escape(name), said, re.DOTALL)
     if used is None:
         raise RuntimeError(f"{instance}: no report of resources in\n{said}")
     stack, stores, loads, registers, shared = (int(n or 0) for n in used.groups())
-    code = machine_code(cubin)
+    code = machine_code(cubin, name)
     loops = sorted(backward_branches(code, architecture), reverse=True)
     depth = KERNELS[instance.partition("<")[0]].depth
     per_voxel = loops[depth] if architecture != "sm_100" and len(loops) > depth else None
@@ -127,16 +129,16 @@ def resources(instance: str, architecture: str) -> Resources:
     )
 
 
-def machine_code(cubin: bytes) -> bytes:
-    """Return the code of the only kernel of an ELF file."""
+def machine_code(cubin: bytes, kernel: str) -> bytes:
+    """Return the code of a kernel in an ELF file."""
     (table,) = struct.unpack_from("<Q", cubin, 0x28)
     size, count, names = struct.unpack_from("<HHH", cubin, 0x3A)
     heads = [struct.unpack_from("<IIQQQQ", cubin, table + n * size) for n in range(count)]
     text = heads[names][4]
     for name, _, _, _, offset, length in heads:
-        if cubin[text + name :].startswith(b".text."):
+        if cubin[text + name :].startswith(f".text.{kernel}\0".encode()):
             return cubin[offset : offset + length]
-    raise RuntimeError("no code in the ELF file")
+    raise RuntimeError(f"no code of {kernel} in the ELF file")
 
 
 def backward_branches(code: bytes, architecture: str) -> Iterator[int]:

@@ -70,6 +70,8 @@ def test_the_wheel_holds_the_tree_and_misses_only_the_planted_subpackage(built):
         "data/aorta-velocity-LICENSE.txt",
         "solvers/__init__.py",
         "cuda_kernels/__init__.py",
+        "cuda_kernels/advect.cu",
+        "cuda_kernels/stencils.cuh",
     ],
 )
 def test_the_wheel_holds_what_users_need(built, name):

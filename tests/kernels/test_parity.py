@@ -64,8 +64,8 @@ FAULTS = {
         "advect_tiles<float,5>",
     ),
     "barrier at the end of a tile deleted": (
-        "out[at] = ca * base[at] + cb * (*p + dt * rate);\n        }\n        __syncthreads();",
-        "out[at] = ca * base[at] + cb * (*p + dt * rate);\n        }",
+        "        }\n        __syncthreads();\n    }\n}\n\nconstexpr int RING",
+        "        }\n    }\n}\n\nconstexpr int RING",
         "advect_tiles<float,5>",
     ),
     "halo not loaded": (
