@@ -101,7 +101,11 @@ def merged(tree: Tree, changes: Tree) -> dict[str, Any]:
 
 def done(tree: Tree, folder: Path, workers: int | None) -> Rows:
     """Run a study, or what is left of it; anew after a change of the code or of its settings."""
-    folder.mkdir(parents=True, exist_ok=True)
+    shared = folder.parent.parent / "phantoms"  # rendered once for all studies
+    for made in (folder, shared):
+        made.mkdir(parents=True, exist_ok=True)
+    if not (folder / "phantoms").exists():
+        (folder / "phantoms").symlink_to(shared.absolute())
 
     def say(stage: str, fraction: float, message: str) -> None:
         print(f"{folder.name}: {message}", file=sys.stderr)

@@ -25,6 +25,13 @@ def start(folder, file, *engine):
     return subprocess.Popen([str(c) for c in command], **quiet)
 
 
+def wait_for(file, runner):
+    """Wait until a case has begun."""
+    while not file.exists():
+        assert runner.poll() is None, "the study ended before a case began"
+        time.sleep(0.02)
+
+
 def done_lines(folder):
     """Name of every case that a ledger calls done, once a line; torn last lines left out."""
     names = []
@@ -59,7 +66,8 @@ def test_f06_a_killed_study_loses_nothing_and_repeats_nothing_done(tmp_path, kil
     clock = time.monotonic()
     summary = study.resume(folder)
     assert (summary.done, summary.failed, summary.ran) == (cases, 0, cases - killed_with)
-    assert time.monotonic() - clock < 2.0 + 0.2 * summary.ran
+    if kills == MANY:  # on a quiet machine: two seconds, and what the cases themselves take
+        assert time.monotonic() - clock < 2.0 + 0.1 * summary.ran
     began = Counter(begun.read_text().split())
     again = sum(count - 1 for count in began.values())
     assert len(began) == cases
@@ -79,8 +87,7 @@ def test_f08_a_stopped_study_ends_within_seconds_and_resumes(tmp_path, engine, n
     folder, file = tmp_path / "s", tmp_path / "s.toml"
     file.write_text(toml(of("logged", draws=4, space={"seconds": [30.0]})))
     runner = start(folder, file, "--engine", engine, "--workers", "1")
-    while not (folder / "begun.log").exists():
-        time.sleep(0.02)
+    wait_for(folder / "begun.log", runner)
     clock = time.monotonic()
     runner.send_signal(number)
     assert runner.wait(30) == code
@@ -94,8 +101,7 @@ def test_the_workers_of_a_killed_runner_die_with_it(tmp_path):
     folder, file = tmp_path / "s", tmp_path / "s.toml"
     file.write_text(toml(of("logged", draws=2, space={"seconds": [60.0]})))
     runner = start(folder, file, "--engine", "processes", "--workers", "1")
-    while not (folder / "begun.log").exists():
-        time.sleep(0.02)
+    wait_for(folder / "begun.log", runner)
     children = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(runner.pid)], capture_output=True, text=True
     ).stdout.split()
