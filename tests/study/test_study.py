@@ -560,6 +560,7 @@ def test_tuning_finds_the_least_and_reports_on_others(method, tmp_path):
     tuned = study.tune(families, tmp_path / "t")
     assert tuned.chosen["x"] == pytest.approx(0.3, abs=0.06)
     assert tuned.training == pytest.approx((tuned.chosen["x"] - 0.3) ** 2 + 0.01)
+    assert tuned.failed == 0
     assert tuned.reported == (tuned.chosen["x"] - 0.3) ** 2  # of one draw
     assert (tmp_path / "t" / "tuned.toml").read_text() == f"x = {tuned.chosen['x']}\n"
 

@@ -15,7 +15,7 @@ from ..fields import Progress, silent
 from ..io.atomic import check_folder, write_bytes
 from .engines import Engine
 from .perform import Record
-from .plan import Study, relative_to, study_from
+from .plan import STAGES, Study, relative_to, study_from
 from .results import records, value_of
 from .runner import Watch, run
 from .sources import Cases, inputs, resolved
@@ -123,7 +123,10 @@ def tune(
     ways = {"engine": engine, "progress": progress, "watch": watch}
     first = run(study, target / "training", **ways)  # type: ignore[arg-type]
     chosen, training = best(records(target / "training")[0], name, study.search.maximise)
-    points = ({}, chosen) if chosen else ({},)
+    untouched: tuple[Point, ...] = (
+        ({},) if study.stage in STAGES else ()
+    )  # a function has no settings of its own
+    points = (*untouched, chosen) if chosen else ({},)
     judged = study.model_copy(update={"cases": tuning.report, "space": {}, "points": points})
     second = run(judged, target / "reported", **ways)  # type: ignore[arg-type]
     ranks = {_key(p): v for p, v in ranking(records(target / "reported")[0], name)}
