@@ -21,6 +21,7 @@ from .grid import Grid
 
 Array = NDArray[np.float64]
 
+SPUR_VOXELS = 3
 NEAR_VOXELS = 2.0  # a wall further away than this is false or missed
 
 
@@ -205,6 +206,72 @@ def calibration_error(p: ArrayLike, inside: ArrayLike, bins: int = 10) -> float:
     which = np.minimum((x * bins).astype(int), bins - 1)
     gap = np.bincount(which, x - y, bins)
     return float(np.abs(gap).sum() / max(x.size, 1))
+
+
+def reliability(p: ArrayLike, inside: ArrayLike, bins: int = 10) -> list[dict[str, float]]:
+    """Return mean probability, observed share and count of each bin that holds any."""
+    x, y = np.ravel(p).astype(float), np.ravel(inside).astype(float)
+    which = np.minimum((x * bins).astype(int), bins - 1)
+    count, mass, hits = (np.bincount(which, w, bins) for w in (np.ones_like(x), x, y))
+    return [
+        {"p": float(mass[b] / count[b]), "share": float(hits[b] / count[b]), "n": float(count[b])}
+        for b in np.flatnonzero(count)
+    ]
+
+
+def sparsification(
+    phi_pred: ArrayLike, phi_true: ArrayLike, sigma_mm: ArrayLike, spacing: Grid | ArrayLike
+) -> dict[str, Any]:
+    """Return how the mean error falls as the most uncertain part of the wall is left out.
+
+    Returns
+    -------
+    dict
+        ``left_out`` shares; ``by_sigma``, ``by_error`` the mean error of the rest over that of
+        all, left out by standard deviation and, at best, by the error itself; ``ause`` the area
+        between both (Ilg 2018), zero for a perfect ranking.
+    """
+    pred = wall(phi_pred, spacing)
+    error = np.abs(sample(np.asarray(phi_true, dtype=float), pred.index))
+    sigma = sample(np.asarray(sigma_mm, dtype=float), pred.index)
+    left_out = np.linspace(0.0, 0.95, 20)
+    total = max(mean(error, pred.area_mm2), 1e-12)
+    curves = []
+    for rank in (sigma, error):
+        order = np.argsort(rank, kind="stable")
+        area, sums = (np.cumsum(w[order]) for w in (pred.area_mm2, pred.area_mm2 * error))
+        last = np.searchsorted(area, (1.0 - left_out) * area[-1] * (1.0 - 1e-12))
+        curves.append(sums[last] / area[last] / total)
+    between = float(np.trapezoid(curves[0] - curves[1], left_out))
+    by = {"by_sigma": curves[0].tolist(), "by_error": curves[1].tolist()}
+    return {"left_out": left_out.tolist(), **by, "ause": between}
+
+
+def radius_error(phi_pred: ArrayLike, phi_true: ArrayLike) -> dict[str, float]:
+    """Compare the radii of two lumens on the true centreline.
+
+    Parameters
+    ----------
+    phi_pred, phi_true : (nz, ny, nx) or (ny, nx)
+        Signed distances in mm.
+
+    Returns
+    -------
+    dict
+        ``mean_mm`` absolute and ``bias_mm`` signed difference of the depths below both walls at
+        the skeleton of the true lumen (positive: predicted too wide), each also over the mean
+        true depth, ``mean_share, bias_share``; where the prediction has no lumen its depth is
+        zero. Spurs of the skeleton, less than half as deep as the lumen within three voxels,
+        are left out.
+    """
+    pred, true = np.asarray(phi_pred, dtype=float), np.asarray(phi_true, dtype=float)
+    deep = ndimage.maximum_filter(-true, 2 * SPUR_VOXELS + 1)
+    axis = skeleton(true < 0) & (true < 0) & (-true >= 0.5 * deep)
+    gap = np.maximum(-pred[axis], 0.0) + true[axis]
+    found = {"mean": float(np.abs(gap).mean()), "bias": float(gap.mean())}
+    size = float(-true[axis].mean())
+    shares = {f"{name}_share": value / size for name, value in found.items()}
+    return {f"{name}_mm": value for name, value in found.items()} | shares
 
 
 def sample(values: Array, index: Array) -> Array:

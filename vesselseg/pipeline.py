@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from . import __version__, dataset
+from . import __version__, dataset, evaluation
 from .calibration import calibrated, shipped
 from .config import Settings, build
 from .device import choose
@@ -201,6 +201,37 @@ def train(
     counts = f"{cases.size} cases to train on, {validation.size} to validate"
     progress("data", 1.0, f"{counts}; {len(doubts)} notes in split.json" if doubts else counts)
     return fit(config, cases, Path(output), validation=validation, progress=progress, resume=resume)
+
+
+def evaluate_model(
+    model: str | Path | None = None,
+    folder: str | Path | None = None,
+    *,
+    number: int = 12,
+    dims: int = 3,
+    settings: SegmentSettings = SegmentSettings(),  # noqa: B008 - frozen
+    progress: Progress = silent,
+) -> evaluation.Scores:
+    """Judge a network on scans with masks, or on synthetic scans held out of every training.
+
+    Parameters
+    ----------
+    model : path, optional
+        Checkpoint; default: the shipped one.
+    folder : path, optional
+        Holds ``magn`` and ``mask``, or ``val`` with both.
+    number, dims : int
+        Of the synthetic scans, without a folder.
+    settings : SegmentSettings
+    """
+
+    def predict(volume: Volume) -> Probability:
+        return segment(volume, model, settings)
+
+    if folder is not None:
+        return evaluation.evaluate_cases(evaluation.folder_cases(folder, predict), 0, progress)
+    drawn = evaluation.synthetic_cases(dims, number, predict)
+    return evaluation.evaluate_cases(drawn, number, progress)
 
 
 def like_init(config: TrainRun) -> TrainRun:

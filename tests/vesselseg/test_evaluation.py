@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from cli_runner import assert_refused, run
 
+from vesselseg import metrics
 from vesselseg.evaluation import evaluate
 from vesselseg.grid import Grid
 from vesselseg.io import write_image
@@ -82,3 +83,104 @@ def test_the_verb_prints_json_and_refuses_what_does_not_fit(put, capfd):
     scan = put("s.nii.gz", (300.5 * DISTANCE + 7).astype("f4"))
     assert_refused(run(capfd, "evaluate", scan, "--truth", mask), 3, "kind not clear")
     assert_refused(run(capfd, "evaluate", mask), 2, "--truth")
+
+
+# --- radii, calibration, lists -----------------------------------------------------------------
+
+
+def test_a_tube_grown_by_a_length_is_too_wide_by_that_length():
+    x = np.indices((80, 32, 30)) * np.array([1.0, 0.8, 1.2])[:, None, None, None]
+    depth = np.hypot(x[1] - 12.4, x[2] - 17.4)
+    found = metrics.radius_error(depth - 6.4, depth - 6.0)
+    assert found["mean_mm"] == found["bias_mm"] == pytest.approx(0.4)
+    assert found["bias_share"] == pytest.approx(0.4 / 6.0, rel=0.2)  # the skeleton is off by up to a voxel
+    lost = metrics.radius_error(np.full(depth.shape, 9.0), depth - 6.0)
+    assert lost["mean_share"] == 1.0
+
+
+def test_a_true_ranking_of_errors_has_no_area_and_a_reversed_one_has():
+    """The predicted wall is off by a tilt, its s.d. by construction right, flat or reversed."""
+    x = np.indices((40, 40)).astype(float)
+    truth = x[0] - 19.3
+    pred = truth + 0.1 * (x[1] - 20.0)
+    error = np.abs(0.1 * (x[1] - 20.0))
+    areas = [
+        metrics.sparsification(pred, truth, sigma, 1.0)["ause"]
+        for sigma in (error + 1e-3, np.full_like(error, 1.0) + 1e-9 * x[1], 3.0 - error)
+    ]
+    assert areas[0] == pytest.approx(0.0, abs=0.01)
+    assert areas[0] < 0.1 < areas[1] < areas[2]
+
+
+def test_reliability_bins_hold_their_voxels():
+    rng = np.random.default_rng(0)
+    p = rng.random(20000)
+    curve = metrics.reliability(p, rng.random(20000) < p**2)
+    for row in curve:
+        assert row["share"] == pytest.approx(row["p"] ** 2, abs=0.04)
+    assert sum(row["n"] for row in curve) == 20000
+    gap = sum(row["n"] * abs(row["p"] - row["share"]) for row in curve) / 20000
+    assert gap == pytest.approx(metrics.calibration_error(p, rng.random(20000) < p**2), abs=0.02)
+
+
+@pytest.fixture
+def lists(tmp_path):
+    """Predictions that are right, a little and very wrong, beside their truth."""
+    for part in ("found", "truth"):
+        (tmp_path / part).mkdir()
+    for name, grown in (("a", 0.0), ("b", 0.8), ("c", 4.0)):
+        phi = DISTANCE - 6.0
+        write_image(tmp_path / "truth" / f"{name}_mask.nii.gz", (phi < 0).astype("u1"), GRID)
+        soft = 1 / (1 + np.exp(2 * (phi - grown)))
+        write_image(tmp_path / "found" / f"{name}.nii.gz", soft.astype("f4"), GRID)
+    return tmp_path
+
+
+def test_folders_are_compared_case_by_case_with_table_and_pictures(lists, capfd):
+    out = lists / "report"
+    arguments = (lists / "found", "--truth", lists / "truth", "-o", out, "--json")
+    code, text, err = run(capfd, "evaluate", *arguments)
+    assert (code, err) == (0, [])
+    found = json.loads(text)
+    dice = [row["dice"] for row in found["cases"]]
+    assert [row["case"] for row in found["cases"]] == ["a", "b", "c"]
+    assert dice[0] == 1.0 > dice[1] > dice[2]
+    assert found["summary"]["dice"]["median"] == dice[1]
+    assert found["cases"][2]["radius_bias_mm"] == pytest.approx(4.0, abs=0.5)
+    assert found["cases"][2]["ece"] > found["cases"][0]["ece"]
+    table = (out / "cases.csv").read_text().splitlines()
+    assert len(table) == 4
+    assert json.loads((out / "cases.json").read_text())["summary"] == found["summary"]
+    for name in ("cases.png", "calibration.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    (lists / "found" / "d.npy").write_bytes(b"x")
+    assert_refused(run(capfd, "evaluate", *arguments[:3]), 3, "d.npy", "without a partner")
+
+
+def test_a_network_is_judged_on_a_folder_and_on_held_out_scans(tmp_path, capfd):
+    """Its distance, s.d. and probability are all scored."""
+    from vesselseg.synth import SynthSettings, write_dataset
+
+    write_dataset(tmp_path / "data", 2, SynthSettings(shape=(64, 64), empty=0.0, easy=1.0), seed=4)
+    common = ("--model", "vesselnet-2d-v1", "--json")
+    code, out, err = run(capfd, "-q", "evaluate", tmp_path / "data", *common)
+    assert (code, err) == (0, [])
+    rows = json.loads(out)["cases"]
+    assert [row["case"] for row in rows] == ["0000", "0001"]
+    assert all(0 <= row["ece"] < 0.5 for row in rows)
+    code, out, err = run(
+        capfd, "-q", "evaluate", *common, "-n", 2, "--dims", 2, "-o", tmp_path / "r"
+    )
+    assert (code, err) == (0, [])
+    rows = json.loads(out)["cases"]
+    assert len(rows) == 2
+    assert {"coverage_within_2", "coverage_ause", "wall_near_mean_voxel"} <= rows[0].keys()
+    assert (tmp_path / "r" / "cases.png").is_file()
+
+
+def test_an_evaluation_of_nothing_is_refused(capfd, tmp_path):
+    assert_refused(run(capfd, "evaluate"), 2, "nothing to evaluate")
+    assert_refused(run(capfd, "evaluate", tmp_path), 2, "--truth")
+    both = ("evaluate", tmp_path, "--truth", tmp_path, "--model", "x.json")
+    assert_refused(run(capfd, *both), 2, "--model")
+    assert_refused(run(capfd, "evaluate", tmp_path, "--truth", tmp_path), 3, "no images")

@@ -25,6 +25,7 @@ RANGES = {
     "validation": (0, 10**6),
     "steps": (1, 10**9),
     "epochs": (1, 10**6),
+    "dims": (2, 3),
 }
 
 
@@ -56,9 +57,18 @@ class Options:
     start: Annotated[
         Path | None, typer.Option(parser=path, help="Probability, mask or level set to start from.")
     ] = None
+    prediction: Annotated[
+        Path | None, typer.Argument(parser=path, help="Image or folder to judge, or scans to run.")
+    ] = None
     truth: Annotated[
-        Path, typer.Option(parser=path, help="Labels, probability or level set to compare with.")
-    ] = Path()
+        Path | None,
+        typer.Option(parser=path, help="Labels, probability or level set; a folder for a folder."),
+    ] = None
+    report: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", parser=path, help="Folder for table and pictures."),
+    ] = None
+    dims: Annotated[int, typer.Option(help="Dimensions of synthetic scans: 2 or 3.")] = 3
     start_kind: Annotated[
         str | None,
         typer.Option(metavar="probability|logit|mask|phi", help="What it is; default: its values."),
@@ -194,7 +204,7 @@ class Options:
             raise ConfigError("not finite", path="--nan-fill", found=found, need="a finite number")
 
 
-REQUIRED = ("file", "folder", "action", "input", "output", "truth")
+REQUIRED = ("file", "folder", "action", "input", "output")
 Verb = Callable[["Terminal", Options], int | None]
 
 

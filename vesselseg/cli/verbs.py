@@ -19,6 +19,7 @@ from .terminal import Terminal, show
 if TYPE_CHECKING:
     import typer
 
+    from ..evaluation import Scores
     from ..fields import Volume
     from ..flow import Flow
     from ..prior.boundary import BoundaryPrior
@@ -275,12 +276,54 @@ def info(terminal: Terminal, options: Options) -> None:
 
 
 def evaluate(terminal: Terminal, options: Options) -> None:
-    """Compare a segmentation with the truth: overlap, wall distances, topology."""
-    limits(options)
-    from ..evaluation import evaluate as run
+    """Compare images or a network's results with the truth: overlap, walls, topology, calibration.
 
-    found = run(options.file, options.truth)
-    show(found, options.json, lambda: "\n".join(outline(found)))
+    FILE --truth FILE, or a folder with --truth FOLDER; or --model with a folder of magn and mask;
+    or --model alone, on -n synthetic scans.
+    """
+    limits(options)
+    if options.prediction is None and options.model is None:
+        raise ConfigError("nothing to evaluate", need="FILE --truth FILE, or --model FILE")
+    if (options.truth is None) == (options.model is None):
+        raise ConfigError("give --truth of predictions, or --model to run on scans")
+    if options.report is not None:
+        from ..io.atomic import check_folder
+
+        check_folder(options.report)
+    from .. import evaluation
+
+    if options.truth is not None and not Path(options.prediction or "").is_dir():
+        found = evaluation.evaluate(options.prediction or "", options.truth)
+        show(found, options.json, lambda: "\n".join(outline(found)))
+        return
+    if options.truth is not None:
+        scores = evaluation.evaluate_folder(options.prediction or "", options.truth)
+    else:
+        scores = judged(terminal, options)
+    if options.report is not None:
+        scores.write(options.report)
+    result = {"cases": scores.rows, "summary": scores.summary}
+    show(result, options.json, lambda: "\n".join(outline(scores.summary)))
+
+
+def judged(terminal: Terminal, options: Options) -> Scores:
+    """Run a network on scans whose truth is known."""
+    from ..infer import SegmentSettings, require_device
+    from ..nets import checkpoint
+    from ..pipeline import evaluate_model
+
+    config = settings(SegmentSettings, options, {"device": network_device(options)})
+    require_device(config.device)
+    model = checkpoint.located(options.model or "")
+    with terminal.progress() as progress:
+        return evaluate_model(
+            model,
+            options.prediction,
+            number=options.number,
+            dims=options.dims,
+            settings=config,
+            progress=progress,
+        )
 
 
 def preview(terminal: Terminal, options: Options) -> None:
@@ -520,7 +563,7 @@ TABLE = {
     synth: "output number validation format config set seed overwrite json threads",
     check: f"file deep json {READING}",
     info: f"file json {READING}",
-    evaluate: "file truth json threads",
+    evaluate: "prediction truth model report number dims config set json device threads",
     preview: "file output overwrite json",
     export: "file to output length_unit overwrite json",
     doctor: "json",

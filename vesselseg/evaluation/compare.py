@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import metrics
-from .errors import DataError
-from .fields import Field
-from .grid import Grid
-from .io.choices import Choices
-from .io.volume import read_field
-from .solvers.redistancing import redistance
-from .solvers.start import logit
-from .solvers.topology import topology_report
+from .. import metrics
+from ..errors import DataError
+from ..fields import Field
+from ..grid import Grid
+from ..io.choices import Choices
+from ..io.volume import read_field
+from ..solvers.redistancing import redistance
+from ..solvers.start import logit
+from ..solvers.topology import topology_report
 
 PathLike = str | os.PathLike[str]
 
 SAME_GRID_VOXELS = 1e-3
+CALIBRATED_VOXELS = 3.0  # from the true wall; far away every probability is right
 MAX_LABELS = 1024  # more whole numbers than these are intensities
 
 
@@ -36,10 +37,16 @@ class Result:
         Class of each voxel, zero outside the lumen.
     level : same shape float32
         Negative in the lumen; its zero set is the wall.
+    p : same shape, optional
+        Probability of the lumen.
+    sigma_mm : same shape, optional
+        Standard deviation of the wall's position.
     """
 
     labels: NDArray[np.int64]
     level: NDArray[np.floating]
+    p: NDArray[np.floating] | None = None
+    sigma_mm: NDArray[np.floating] | None = None
 
 
 def evaluate(prediction: PathLike, truth: PathLike) -> dict[str, Any]:
@@ -59,7 +66,9 @@ def evaluate(prediction: PathLike, truth: PathLike) -> dict[str, Any]:
         ``dice, iou`` of the lumen (all labels but 0) and under ``classes`` of every label, with
         their means over labels; ``cl_dice``; ``topology`` (components, cavities, tunnels) of
         both; ``wall``, see ``metrics.wall_errors`` (``mean_mm``: average symmetric surface
-        distance, ``p95_mm``: its 95 % quantile, HD95), None if either has no wall.
+        distance, ``p95_mm``: its 95 % quantile, HD95) and ``radius``, see
+        ``metrics.radius_error``, None if either has no wall; of a probability ``calibration``:
+        ``ece`` near the wall and the curve.
 
     Raises
     ------
@@ -72,12 +81,19 @@ def evaluate(prediction: PathLike, truth: PathLike) -> dict[str, Any]:
         need = f"that of the truth, {grid.shape_kji} voxels of {grid.spacing_mm} mm"
         found = f"{other.shape_kji} voxels of {other.spacing_mm} mm"
         raise DataError("prediction lies on another grid", path=prediction, found=found, need=need)
-    pred, true = understood(guess, prediction), understood(values, truth)
+    return compare(understood(guess, prediction), understood(values, truth), grid)
+
+
+def compare(pred: Result, true: Result, grid: Grid) -> dict[str, Any]:
+    """Compare two results on one grid, see ``evaluate``.
+
+    With a standard deviation ``coverage`` tells how often it holds the truth and how well it
+    ranks the errors.
+    """
     numbers = sorted({*np.unique(pred.labels).tolist(), *np.unique(true.labels).tolist()} - {0})
     classes = {str(n): overlap(pred.labels == n, true.labels == n) for n in numbers}
     lumens = pred.labels > 0, true.labels > 0
-    walls = all(0 < np.count_nonzero(lumen) < lumen.size for lumen in lumens)
-    return {
+    found: dict[str, Any] = {
         **overlap(*lumens),
         "cl_dice": metrics.cl_dice(*lumens),
         "classes": classes,
@@ -87,8 +103,25 @@ def evaluate(prediction: PathLike, truth: PathLike) -> dict[str, Any]:
             name: topology_report(result.level)
             for name, result in (("prediction", pred), ("truth", true))
         },
-        "wall": wall_errors(pred, true, grid) if walls else None,
+        "wall": None,
+        "radius": None,
     }
+    if not all(0 < np.count_nonzero(lumen) < lumen.size for lumen in lumens):
+        return found
+    exact = distance(true.level, grid)
+    found["wall"] = finite(metrics.wall_errors(pred.level, exact, grid))
+    found["radius"] = finite(metrics.radius_error(distance(pred.level, grid), exact))
+    if pred.p is not None:
+        near = np.abs(exact) <= CALIBRATED_VOXELS * grid.h_min
+        p, inside = pred.p[near], exact[near] < 0
+        curve = metrics.reliability(p, inside)
+        found["calibration"] = {"ece": metrics.calibration_error(p, inside), "curve": curve}
+    if pred.sigma_mm is not None:
+        spread = metrics.coverage(pred.level, exact, pred.sigma_mm, grid)
+        ranked = metrics.sparsification(pred.level, exact, pred.sigma_mm, grid)
+        found["coverage"] = finite(spread) | {"ause": ranked["ause"]}
+        found["sparsification"] = ranked
+    return found
 
 
 def understood(x: Field, path: PathLike) -> Result:
@@ -98,7 +131,7 @@ def understood(x: Field, path: PathLike) -> Result:
         labels = x.astype(np.int64)
         return Result(labels, np.where(labels > 0, -0.5, 0.5))
     if low >= 0.0 and high <= 1.0:
-        return Result((x > 0.5).astype(np.int64), -logit(x))
+        return Result((x > 0.5).astype(np.int64), -logit(x), x)
     if low < 0.0 < high:
         return Result((x < 0).astype(np.int64), x)
     need = "labels from 0, a probability, or a level set that is negative in the lumen"
@@ -110,9 +143,12 @@ def overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> dict[str, float]:
     return {"dice": metrics.dice(a, b), "iou": metrics.iou(a, b)}
 
 
-def wall_errors(pred: Result, true: Result, grid: Grid) -> dict[str, float | None]:
-    """Compare the walls, near and far; None where no wall is near."""
+def distance(level: NDArray[np.floating], grid: Grid) -> NDArray[np.floating]:
+    """Return the signed distance in mm to a wall, near and far."""
     reach = float(np.linalg.norm(np.multiply(grid.shape_kji, grid.spacing_mm)))
-    distance = redistance(true.level, grid.spacing_mm, band_mm=reach)
-    found = metrics.wall_errors(pred.level, distance, grid)
+    return redistance(level, grid.spacing_mm, band_mm=reach)
+
+
+def finite(found: dict[str, float]) -> dict[str, float | None]:
+    """Return the measures, None where no wall is near."""
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
