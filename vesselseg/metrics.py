@@ -21,7 +21,7 @@ from .grid import Grid
 
 Array = NDArray[np.float64]
 
-SPUR_VOXELS = 3
+OFF_AXIS_VOXELS = 3  # of a skeleton
 NEAR_VOXELS = 2.0  # a wall further away than this is false or missed
 
 
@@ -258,20 +258,21 @@ def radius_error(phi_pred: ArrayLike, phi_true: ArrayLike) -> dict[str, float]:
     Returns
     -------
     dict
-        ``mean_mm`` absolute and ``bias_mm`` signed difference of the depths below both walls at
-        the skeleton of the true lumen (positive: predicted too wide), each also over the mean
-        true depth, ``mean_share, bias_share``; where the prediction has no lumen its depth is
-        zero. Spurs of the skeleton, less than half as deep as the lumen within three voxels,
-        are left out.
+        ``mean_mm`` absolute and ``bias_mm`` signed difference (positive: predicted too wide) of
+        the radii at the skeleton of the true lumen, each also over the mean true radius,
+        ``mean_share, bias_share``. The radius is the largest depth within three voxels, as a
+        skeleton of voxels is not quite in the middle; without a lumen there it is zero.
     """
     pred, true = np.asarray(phi_pred, dtype=float), np.asarray(phi_true, dtype=float)
-    deep = ndimage.maximum_filter(-true, 2 * SPUR_VOXELS + 1)
-    axis = skeleton(true < 0) & (true < 0) & (-true >= 0.5 * deep)
-    gap = np.maximum(-pred[axis], 0.0) + true[axis]
-    found = {"mean": float(np.abs(gap).mean()), "bias": float(gap.mean())}
-    size = float(-true[axis].mean())
-    shares = {f"{name}_share": value / size for name, value in found.items()}
-    return {f"{name}_mm": value for name, value in found.items()} | shares
+    axis = skeleton(true < 0) & (true < 0)
+    exact, found = (
+        np.maximum(ndimage.maximum_filter(-phi, 2 * OFF_AXIS_VOXELS + 1)[axis], 0.0)
+        for phi in (true, pred)
+    )
+    gap = found - exact
+    lengths = {"mean": float(np.abs(gap).mean()), "bias": float(gap.mean())}
+    shares = {f"{name}_share": value / float(exact.mean()) for name, value in lengths.items()}
+    return {f"{name}_mm": value for name, value in lengths.items()} | shares
 
 
 def sample(values: Array, index: Array) -> Array:

@@ -89,11 +89,11 @@ def test_the_verb_prints_json_and_refuses_what_does_not_fit(put, capfd):
 
 
 def test_a_tube_grown_by_a_length_is_too_wide_by_that_length():
-    x = np.indices((80, 32, 30)) * np.array([1.0, 0.8, 1.2])[:, None, None, None]
+    x = np.indices((24, 32, 30)) * np.array([1.0, 0.8, 1.2])[:, None, None, None]
     depth = np.hypot(x[1] - 12.4, x[2] - 17.4)
     found = metrics.radius_error(depth - 6.4, depth - 6.0)
     assert found["mean_mm"] == found["bias_mm"] == pytest.approx(0.4)
-    assert found["bias_share"] == pytest.approx(0.4 / 6.0, rel=0.2)  # the skeleton is off by up to a voxel
+    assert found["bias_share"] == pytest.approx(0.4 / 6.0, rel=0.1)  # the middle is off a voxel
     lost = metrics.radius_error(np.full(depth.shape, 9.0), depth - 6.0)
     assert lost["mean_share"] == 1.0
 

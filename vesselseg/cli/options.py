@@ -68,7 +68,8 @@ class Options:
         Path | None,
         typer.Option("-o", "--output", parser=path, help="Folder for table and pictures."),
     ] = None
-    dims: Annotated[int, typer.Option(help="Dimensions of synthetic scans: 2 or 3.")] = 3
+    dims: Annotated[int, typer.Option(help="Dimensions of the scans: 2 or 3.")] = 3
+    tile: Annotated[int | None, typer.Option(help="Side of the tile, a multiple of 16.")] = None
     start_kind: Annotated[
         str | None,
         typer.Option(metavar="probability|logit|mask|phi", help="What it is; default: its values."),

@@ -220,6 +220,20 @@ def import_checkpoint(terminal: Terminal, options: Options) -> None:
     show({"checkpoint": str(made)}, options.json, lambda: str(made))
 
 
+def export_onnx(terminal: Terminal, options: Options) -> None:
+    """Write a network as an ONNX file of one tile, checked against the network first."""
+    limits(options)
+    from ..io.atomic import check_target
+    from ..nets import checkpoint
+    from ..nets.onnx import export
+
+    ending(options.output, ".onnx")
+    check_target(options.output, overwrite=options.overwrite)
+    model = options.name or checkpoint.shipped(options.dims)
+    made = export(model, options.output, options.tile)
+    show({"file": str(made)}, options.json, lambda: str(made))
+
+
 def synth(terminal: Terminal, options: Options) -> None:
     """Make synthetic scans with their exact distance to the wall."""
     limits(options)
@@ -499,7 +513,7 @@ def described(options: Options) -> dict[str, Any]:
         held = BoundaryPrior.read(options.file)
         provenance = {"provenance": held.provenance, "open_with": OPEN_WITH}
         return {"file": str(options.file), **summary(held), **provenance}
-    if options.file.suffix in (".safetensors", ".json"):
+    if options.file.suffix in (".safetensors", ".json", ".onnx"):
         working_folder()
         from ..nets import checkpoint
 
@@ -560,6 +574,7 @@ TABLE = {
     f"{MACHINE}",
     models: "action name json",
     import_checkpoint: "file output config set seed overwrite json",
+    export_onnx: "name output dims tile overwrite json threads",
     synth: "output number validation format config set seed overwrite json threads",
     check: f"file deep json {READING}",
     info: f"file json {READING}",

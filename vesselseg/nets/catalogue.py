@@ -39,7 +39,7 @@ def about(name: str) -> dict[str, Any]:
     cards = {card["name"]: card for card in shipped()}
     if name in cards:
         return cards[name]
-    if Path(name).suffix in (".json", ".safetensors"):
+    if Path(name).suffix in (".json", ".safetensors", ".onnx"):
         return checkpoint.load(name).card
-    need = " | ".join((*cards, *registry.NETWORKS, "a .json or .safetensors file"))
+    need = " | ".join((*cards, *registry.NETWORKS, "a .json, .safetensors or .onnx file"))
     raise ConfigError(f"unknown model '{name}'", need=need)

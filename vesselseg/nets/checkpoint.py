@@ -43,11 +43,14 @@ class Checkpoint:
         The sidecar: ``architecture``, ``calibration``, ``config``, ``sha256`` and facts.
     path : Path
         The sidecar.
+    net : nn.Module, optional
+        The network itself where the file holds a graph instead of tensors.
     """
 
     tensors: dict[str, Tensor]
     card: dict[str, Any]
     path: Path
+    net: nn.Module | None = None
 
     @property
     def model_id(self) -> str:
@@ -100,7 +103,7 @@ def stored(tensor: Tensor) -> Tensor:
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Read a checkpoint by the path of its sidecar or of its weights.
+    """Read a checkpoint by the path of its sidecar or of its weights, or an exported ``.onnx``.
 
     Raises
     ------
@@ -108,6 +111,11 @@ def load(path: str | Path) -> Checkpoint:
         If a file is missing, is not what it should be, has another digest than the sidecar
         says, or holds integers or non-finite numbers.
     """
+    if Path(path).suffix == ".onnx":
+        from .onnx import OnnxNet
+
+        net = OnnxNet(read_limited(Path(path), MAX_WEIGHTS_BYTES), Path(path))
+        return Checkpoint({}, net.card(Path(path)), Path(path), net)
     sidecar = sidecar_of(Path(path))
     card = read_card(sidecar)
     weights = sidecar.with_name(Path(card["weights"]).name)
@@ -146,6 +154,8 @@ def located(name: str) -> Path:
 
 def network(checkpoint: Checkpoint, prefix: str = "") -> nn.Module:
     """Make the network that the card names and fill it with the checkpoint's weights."""
+    if checkpoint.net is not None:
+        return checkpoint.net.eval()
     architecture = checkpoint.card["architecture"]
     tensors = checkpoint.subset(prefix) if prefix else checkpoint.tensors
     try:
@@ -187,8 +197,8 @@ def sidecar_of(path: Path) -> Path:
         return path
     if path.suffix != ".safetensors":
         raise CheckpointError(
-            "not a weights file", path=path, need=".safetensors with its .json", remedy="save a "
-            "state_dict with safetensors; pickled files are never opened",
+            "not a weights file", path=path, need=".safetensors with its .json, or .onnx",
+            remedy="save a state_dict with safetensors; pickled files are never opened",
         )  # fmt: skip
     for name in (path.stem, path.stem.rpartition("-")[0]):
         if name and path.with_name(name + ".json").exists():
@@ -198,8 +208,13 @@ def sidecar_of(path: Path) -> Path:
 
 def read_card(path: Path) -> dict[str, Any]:
     """Read and check a sidecar."""
+    return checked_card(read_limited(path, MAX_CARD_BYTES), path)
+
+
+def checked_card(data: bytes, path: Path) -> dict[str, Any]:
+    """Parse and check a card."""
     try:
-        card = json.loads(read_limited(path, MAX_CARD_BYTES), object_pairs_hook=unique)
+        card = json.loads(data, object_pairs_hook=unique)
     except (UnicodeDecodeError, RecursionError, ValueError) as error:
         raise CheckpointError(f"sidecar is not valid JSON: {error}", path=path) from None
     if not isinstance(card, dict) or card.get("format") != FORMAT:
