@@ -34,9 +34,9 @@ style:
 	@touch $@
 
 .venv/.test: pyproject.toml | .venv/bin/pip
-	$(INSTALL) -e ".[test,dicom,vtk,tensorboard,study]"
+	$(INSTALL) -e ".[test,dicom,vtk,tensorboard,onnx,study]"
 	@touch .venv/.core $@
 
 .venv/.dev: pyproject.toml | .venv/bin/pip
-	$(INSTALL) -e ".[test,dicom,vtk,tensorboard,study,dev]"
+	$(INSTALL) -e ".[test,dicom,vtk,tensorboard,onnx,study,dev]"
 	@touch .venv/.core .venv/.test $@

@@ -29,6 +29,7 @@ VERBS = (
     "train",
     "models",
     "import-checkpoint",
+    "export-onnx",
     "synth",
     "check",
     "info",
