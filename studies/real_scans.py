@@ -37,7 +37,7 @@ def components(mask: Mask) -> list[dict[str, Any]]:
     """Return voxels, share of the volume and extent of the largest components."""
     parts, count = ndimage.label(mask)
     boxes = ndimage.find_objects(parts)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "voxels": int(np.count_nonzero(parts[box] == number)),
             "box_kji": [[s.start, s.stop] for s in box],
