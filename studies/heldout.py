@@ -28,7 +28,7 @@ from vesselseg import metrics, nets, synth
 from vesselseg.errors import InputError
 from vesselseg.fields import Case, LevelSet, Probability, Volume
 from vesselseg.grid import Grid
-from vesselseg.infer import SIGMA_FLOOR, SegmentSettings, segment
+from vesselseg.infer import SIGMA_FLOOR, SegmentSettings, probability, segment
 from vesselseg.io.atomic import write_bytes
 from vesselseg.solvers.refine import refine
 
@@ -44,7 +44,7 @@ MEASURES = (
     "missed_share", "within_1_voxel_share", "within_1", "within_2", "cl_dice",
     "calibration_error", "otsu_dice", "refined_near_mean_voxel", "start_near_mean_voxel",
 )  # fmt: skip
-LAGS = np.arange(0.0, 13.0)  # voxels: bins of the correlation along the wall
+LAGS = np.arange(0.0, 25.0)  # voxels: bins of the correlation along the wall
 SAMPLED = 500  # wall points a volume, for the correlation
 
 Strata = dict[str, str]
@@ -182,30 +182,32 @@ def calibrate(model: Path, dims: int) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``temperature``; ``sigma_power``, that of largest likelihood, and ``sigma_scale``, the one
-        that covers best; ``correlation_voxels`` of the error along the wall; ``classes``, by noise
-        and blur: what the scale would have to be times there.
+        ``temperature``, that of least calibration error, mean over volumes;
+        ``sigma_power``, that of largest likelihood, and ``sigma_scale``, the one that covers best;
+        ``correlation_voxels`` of the error along the wall; ``classes``, by noise and blur: what
+        the scale would have to be times there.
     """
     distance, inside, error, sigma, walls, names = [], [], [], [], [], []
     for strata, case in cases("train", dims, CALIBRATION_DRAWS):
         result = predict(case, model)
-        assert result.phi_mm is not None
+        if result.phi_mm is None or not (result.phi_mm < 0).any():
+            continue
         near = np.abs(case.phi) < 3.0
         distance.append(result.phi_mm[near])
         inside.append(case.phi[near] < 0)
-        if not (result.phi_mm < 0).any():
-            continue
         index, miss, spread = errors_at_wall(case, result)
         error.append(np.abs(miss))
         sigma.append(np.maximum(spread, SIGMA_FLOOR))
         walls.append((index, miss))
         blur = "blur < 0.7" if case.facts["psf"] < 0.7 else "blur > 0.7"
         names.append(f"{strata['snr']}, {blur} voxel")
-    x, y = np.concatenate(distance).astype(float), np.concatenate(inside)
     e, s = np.concatenate(error), np.concatenate(sigma)
 
-    def surprise(temperature: float) -> float:
-        return float(np.mean(np.logaddexp(0.0, np.where(y, 2.0, -2.0) * temperature * x)))
+    def uncalibrated(temperature: float) -> float:
+        pairs = zip(distance, inside, strict=True)
+        return float(
+            np.mean([metrics.calibration_error(probability(x, temperature), y) for x, y in pairs])
+        )
 
     def unlikely(logs: NDArray[np.floating]) -> float:
         z = e * np.exp(-logs[0]) * s ** -logs[1]
@@ -218,7 +220,7 @@ def calibrate(model: Path, dims: int) -> dict[str, Any]:
 
         return float(min(np.linspace(0.2, 3.0, 281), key=uncovered))
 
-    temperature = optimize.minimize_scalar(surprise, bounds=(0.2, 4.0), method="bounded").x
+    temperature = min(np.geomspace(0.3, 4.0, 40), key=uncalibrated)
     power = float(optimize.minimize(unlikely, [0.0, 1.0], method="Nelder-Mead").x[1])
     scale = best_scale(e, s**power)
     factors = {}
@@ -226,10 +228,10 @@ def calibrate(model: Path, dims: int) -> dict[str, Any]:
         own = [k for k, n in enumerate(names) if n == name]
         shape = np.concatenate([sigma[k] for k in own]) ** power
         factors[name] = round(best_scale(np.concatenate([error[k] for k in own]), shape) / scale, 3)
-    found = {"temperature": temperature, "sigma_scale": scale, "sigma_power": power}
+    fitted = {"temperature": temperature, "sigma_scale": scale, "sigma_power": power}
     scaled = [(i, m / (scale * v**power)) for (i, m), v in zip(walls, sigma, strict=True)]
-    found["correlation_voxels"] = correlation_length(scaled)
-    return {k: round(float(v), 4) for k, v in found.items()} | {"classes": factors}
+    fitted["correlation_voxels"] = correlation_length(scaled)
+    return {k: round(float(v), 4) for k, v in fitted.items()} | {"classes": factors}
 
 
 def interval(values: NDArray[np.floating], of: Callable[..., Any] = np.nanmedian) -> list[float]:
