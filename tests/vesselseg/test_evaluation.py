@@ -93,7 +93,8 @@ def test_a_tube_grown_by_a_length_is_too_wide_by_that_length():
     depth = np.hypot(x[1] - 12.4, x[2] - 17.4)
     found = metrics.radius_error(depth - 6.4, depth - 6.0)
     assert found["mean_mm"] == found["bias_mm"] == pytest.approx(0.4)
-    assert found["bias_share"] == pytest.approx(0.4 / 6.0, rel=0.3)  # voxels off the axis are less deep
+    # Voxels off the axis are less deep than the radius.
+    assert found["bias_share"] == pytest.approx(0.4 / 6.0, rel=0.3)
     lost = metrics.radius_error(np.full(depth.shape, 9.0), depth - 6.0)
     assert lost["mean_share"] == 1.0
 

@@ -18,7 +18,7 @@ from vesselseg import nets, training
 from vesselseg.config import build
 from vesselseg.errors import CheckpointError, ConfigError, EnvironmentFault, NumericalError
 from vesselseg.fields import Case
-from vesselseg.nets import checkpoint, ranks
+from vesselseg.nets import checkpoint, ranks, state
 from vesselseg.nets.samples import Cases
 from vesselseg.training import TrainConfig, fit
 
@@ -278,6 +278,40 @@ def test_a_missing_device_is_refused_before_the_folder_is_made(tmp_path):
     with pytest.raises(EnvironmentFault, match="device cuda:999 is not usable"):
         fit(TrainConfig(device="cuda:999", **QUICK), ball_case, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+class Killed(BaseException):
+    """The power goes."""
+
+
+@pytest.mark.parametrize("writes", [0, 2, 3, 4, 6, 7, 9, 11])
+def test_a_run_killed_between_any_two_writes_resumes_to_the_same_bits(
+    tmp_path, monkeypatch, writes
+):
+    """F04, F05: what is on disk after some of its writes is always a run that can go on."""
+    monkeypatch.setattr(state, "curve", lambda rows: b"drawn elsewhere")
+    config = TrainConfig(**QUICK | {"dims": 2, "steps": 3, "validate_every": 2, "save_minutes": 0})
+    fit(config, disc_case, tmp_path / "whole")
+    left, write = [writes], state.write_bytes
+
+    def until_killed(path, data):
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        write(path, data)
+
+    for module in (state, checkpoint):
+        monkeypatch.setattr(module, "write_bytes", until_killed)
+    with pytest.raises(Killed):
+        fit(config, disc_case, tmp_path / "broken")
+    left[0] = 10**6
+    begun = (tmp_path / "broken" / "last.json").is_file()
+    assert begun == (writes >= 4)  # metrics, curve, weights, sidecar
+    fit(config, disc_case, tmp_path / "broken", resume=begun)
+    assert digest(tmp_path / "broken") == digest(tmp_path / "whole")
+    for name in ("metrics.jsonl", "best.json"):
+        whole, broken = (tmp_path / n / name for n in ("whole", "broken"))
+        assert broken.read_bytes() == whole.read_bytes()
 
 
 # --- more than one batch, process or number type -----------------------------------------------
