@@ -35,6 +35,7 @@ VERBS = (
     "info",
     "evaluate",
     "preview",
+    "profile",
     "doctor",
 )
 

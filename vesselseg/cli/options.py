@@ -152,6 +152,7 @@ class Options:
     device: Annotated[
         str | None, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to run; default: auto.")
     ] = None
+    quick: Annotated[bool, typer.Option("--quick", help="One small grid only.")] = False
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None
     threads: Annotated[int | None, typer.Option(help="Number of threads.")] = None
     workers: Annotated[

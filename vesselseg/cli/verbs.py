@@ -378,6 +378,16 @@ def export(terminal: Terminal, options: Options) -> None:
     show({"target": options.to, "files": paths}, options.json, lambda: "\n".join(paths))
 
 
+def profile(terminal: Terminal, options: Options) -> None:
+    """Measure every kernel of the level set on this machine against what the machine could do."""
+    machine(options)
+    from .. import profiling
+
+    with terminal.progress() as progress:
+        found = profiling.profile(options.device or "cpu", quick=options.quick, progress=progress)
+    show(found, options.json, lambda: profiling.table(found))
+
+
 def doctor(terminal: Terminal, options: Options) -> int:
     """Say what this machine offers, what is missing and how to install it."""
     report = device.doctor()
@@ -581,6 +591,7 @@ TABLE = {
     evaluate: "prediction truth model report number dims config set json device threads",
     preview: "file output overwrite json",
     export: "file to output length_unit overwrite json",
+    profile: "quick json device threads",
     doctor: "json",
 }
 NAMES = tuple(verb.__name__.replace("_", "-") for verb in TABLE)
