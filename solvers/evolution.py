@@ -11,19 +11,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vesselseg.cuda_kernels import advect as kernels
+from vesselseg.cuda_kernels import launch
 from vesselseg.cuda_kernels.tiles import copy_tiles
 from vesselseg.errors import ConfigError, DataError
 
-from .field import asfield, like_input
-from .schemes import SCHEMES, Scheme
+from . import on_device
+from .field import asfield, lies_on_gpu, like_input
+from .schemes import CFL, REACH, SCHEMES, Scheme, require_width, step_limit, steps_for
 from .tiles import Tiles, collect_tiles
 from .watch import bound_mm, watch_band
 
-CFL = 0.5
-SLACK = 1e-6  # of the step limit: speeds are rounded to the type of phi
 CHECK_EVERY = 10
-NARROWEST = 3.0  # half-width of a band in largest spacings: the stencils of the wall's neighbours
-REACH = 1.0  # smallest spacings between the wall and the rim of its band
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +46,7 @@ class Motion:
     def time_step(self, tiles: Tiles, spacing: tuple[float, ...]) -> float:
         """Return the largest stable step for the voxels of a band."""
         # A plane has no neighbours along its first axis.
-        return _limit(spacing[tiles.shape[0] == 1 :], *self.limits(tiles, spacing), CFL)
+        return step_limit(spacing[tiles.shape[0] == 1 :], *self.limits(tiles, spacing), CFL)
 
 
 def stable_time_step(
@@ -80,15 +78,7 @@ def stable_time_step(
     if velocity is not None:
         u = np.abs(np.asarray(velocity))
         vector = float(np.max(np.sum(u / np.asarray(spacing_mm)[::-1], axis=-1)))
-    return _limit(spacing_mm, normal, vector, curvature_weight, cfl)
-
-
-def _limit(
-    spacing_mm: Sequence[float], normal: float, vector: float, curvature_weight: float, cfl: float
-) -> float:
-    squares = float(np.sum(np.asarray(spacing_mm, dtype=np.float64) ** -2.0))
-    rate = normal * math.sqrt(squares) + vector + 2.0 * curvature_weight * squares
-    return cfl / rate if rate > 0.0 else math.inf
+    return step_limit(spacing_mm, normal, vector, curvature_weight, cfl)
 
 
 def advect(
@@ -130,7 +120,8 @@ def advect(
     Returns
     -------
     array
-        phi at the end, same shape; not redistanced.
+        phi at the end, same shape; not redistanced. A CuPy array gives a CuPy array, by the CUDA
+        kernels.
 
     Raises
     ------
@@ -140,26 +131,22 @@ def advect(
         If the result is not finite or grows beyond the domain, or the wall comes to the rim of
         its band; step and voxel are named.
     """
-    field, spacing = asfield(phi, spacing_mm)
     if scheme not in SCHEMES:
         raise ConfigError("unknown scheme", found=scheme, need=" | ".join(SCHEMES))
     if not (math.isfinite(time) and time >= 0.0):
         raise ConfigError("bad time", found=time, need="a finite duration >= 0")
     if not (math.isfinite(curvature_weight) and curvature_weight >= 0.0):
         raise ConfigError("bad curvature_weight", found=curvature_weight, need=">= 0")
-    if band_mm is not None and not band_mm >= NARROWEST * max(spacing):
-        raise ConfigError(
-            "band too narrow", found=band_mm, need=f">= {NARROWEST * max(spacing):.6g} mm"
-        )
+    if lies_on_gpu(phi):
+        drive = (speed, velocity, curvature_weight)
+        return on_device.advect(launch.device_of(phi), phi, spacing_mm, time, drive,
+                                SCHEMES[scheme], time_step, band_mm)  # fmt: skip
+    field, spacing = asfield(phi, spacing_mm)
+    require_width(band_mm, spacing)
     bend = np.full(1 if curvature_weight > 0.0 else 0, curvature_weight, field.dtype)
     motion = Motion(_speed(speed, field, phi), _velocity(velocity, field, phi), bend)
     tiles = collect_tiles(field, math.inf if band_mm is None else float(band_mm))
-    limit = motion.time_step(tiles, spacing)
-    step = min(limit, time) if time_step is None else float(time_step)
-    if not 0.0 < step <= limit * (1.0 + SLACK) and time > 0.0:
-        fault = "time step over the CFL limit" if step > limit else "bad time step"
-        raise ConfigError(fault, found=step, need=f"> 0 and <= {limit:.6g}")
-    count = math.ceil(time / step - 1e-9) if time > 0.0 and math.isfinite(limit) else 0
+    count = steps_for(time, time_step, motion.time_step(tiles, spacing))
     if count > 0:
         field = field.copy()  # it may be the caller's own array
         march(field, motion, tiles, SCHEMES[scheme], spacing, time / count, count)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesselseg.cuda_kernels import gate as kernels
-from vesselseg.errors import DataError, NoInterfaceError
+from vesselseg.errors import ConfigError, DataError, NoInterfaceError
 
 SPACING_RANGE_MM = (1e-4, 1e4)
 
@@ -21,6 +21,19 @@ def asfield(phi: Any, spacing_mm: float | Sequence[float]) -> tuple[NDArray, tup
     input itself: nobody may write into it.
     """
     array = np.asarray(phi)
+    spacing, diameter, dtype = checked(array, spacing_mm)
+    field = np.require(array, dtype, ["C", "A", "W"])
+    if kernels.count_within(field.reshape(-1), -diameter, diameter) < field.size:
+        if not np.isfinite(array).all():
+            raise non_finite(int(np.sum(~np.isfinite(array))))
+        field = np.clip(array, -diameter, diameter).astype(field.dtype, order="C")
+    return field[None] if array.ndim == 2 else field, spacing
+
+
+def checked(
+    array: Any, spacing_mm: float | Sequence[float]
+) -> tuple[tuple[float, ...], float, type[np.floating]]:
+    """Return the spacing of a field along three axes, its diameter in mm and the type it gets."""
     if array.ndim not in (2, 3) or min(array.shape) < 1:
         raise DataError("bad level set", found=f"shape {array.shape}", need="2-D or 3-D")
     if array.dtype.kind not in "fiub":
@@ -34,15 +47,18 @@ def asfield(phi: Any, spacing_mm: float | Sequence[float]) -> tuple[NDArray, tup
         raise DataError("bad spacing_mm", found=spacing.tolist(), need=f"{low} to {high} mm")
     diameter = float(np.linalg.norm(np.multiply(array.shape, spacing)))
     wide = array.dtype.kind == "f" and array.dtype.itemsize >= 8
-    field = np.require(array, np.float64 if wide else np.float32, ["C", "A", "W"])
-    if kernels.count_within(field.reshape(-1), -diameter, diameter) < field.size:
-        if not np.isfinite(array).all():
-            bad = int(np.sum(~np.isfinite(array)))
-            raise DataError("non-finite level set", found=bad, need=0)
-        field = np.clip(array, -diameter, diameter).astype(field.dtype, order="C")
-    if array.ndim == 2:
-        return field[None], (float(spacing.min()), *map(float, spacing))
-    return field, tuple(map(float, spacing))
+    plane = (float(spacing.min()),) if array.ndim == 2 else ()
+    return (*plane, *map(float, spacing)), diameter, np.float64 if wide else np.float32
+
+
+def non_finite(count: int) -> DataError:
+    """Return the error of a level set with voxels that are not finite."""
+    return DataError("non-finite level set", found=count, need=0)
+
+
+def lies_on_gpu(array: Any) -> bool:
+    """Tell an array in the memory of a CUDA device from all others."""
+    return hasattr(array, "__cuda_array_interface__")
 
 
 def require_interface(phi: NDArray) -> None:
@@ -55,6 +71,17 @@ def require_interface(phi: NDArray) -> None:
         )
 
 
-def like_input(field: NDArray, phi: Any) -> NDArray:
+def width_of(field: Any, spacing: tuple[float, ...], band_mm: float | None) -> float:
+    """Return the half-width of a band in mm; without one, and at most, the domain's diameter."""
+    diameter = float(np.linalg.norm(np.multiply(field.shape, spacing)))
+    if band_mm is None:
+        return diameter
+    if not band_mm > 0.0 or not np.isfinite(band_mm):
+        raise ConfigError("bad band_mm", found=band_mm, need="a positive length")
+    return min(diameter, float(band_mm))
+
+
+def like_input(field: Any, phi: Any) -> NDArray:
     """Give a 3-D result the dimension of the input."""
-    return field[0] if np.ndim(phi) == 2 else field
+    result: NDArray = field[0] if np.ndim(phi) == 2 else field
+    return result

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vesselseg.errors import ConfigError, NoInterfaceError, NumericalError
+from vesselseg.errors import ConfigError, NoInterfaceError
 
 from .evolution import Motion, march
 from .redistancing import redistance
@@ -17,6 +17,7 @@ from .schemes import SCHEMES
 from .speed import downhill, edge_map, global_means, local_means, region_speed
 from .step import Problem, State
 from .tiles import Tiles, collect_tiles
+from .watch import vessel_lost
 
 TRAVEL = 1.0  # voxels that the wall may pass between two redistancings
 MOST_STEPS = 20  # between two redistancings
@@ -49,11 +50,7 @@ def flow_step(problem: Problem, state: State) -> State:
     try:
         moved = redistance(field, spacing, band_mm=problem.band_mm)
     except NoInterfaceError:
-        raise NumericalError(
-            f"vessel lost at step {state.steps + 1}",
-            found="no wall left",
-            remedy="check the start against the scan",
-        ) from None
+        raise vessel_lost(state.steps + 1) from None
     # Over two steps: a wall that swings to and fro rests, one that creeps does not.
     earlier, share = (phi, 1.0) if state.before is None else (state.before, 0.5)
     near = np.abs(phi) < NEAR * problem.unit

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesselseg.cuda_kernels import closest_point as kernels
+from vesselseg.cuda_kernels import launch
 from vesselseg.errors import ConfigError, DataError
 
-from .field import asfield, like_input, require_interface
+from . import on_device
+from .field import asfield, lies_on_gpu, like_input, require_interface, width_of
 from .fmm import redistance_fmm
 from .layers import find_interface
 from .reinitialisation import redistance_pde
@@ -137,7 +139,8 @@ def redistance(
     Returns
     -------
     array
-        Same shape, float64 for float64 input, else float32; mm.
+        Same shape, float64 for float64 input, else float32; mm. A CuPy array gives a CuPy array,
+        by the CUDA kernels of the closest points.
 
     Raises
     ------
@@ -146,16 +149,16 @@ def redistance(
     DataError
         If phi or the spacing is not finite.
     """
-    field, spacing = asfield(phi, spacing_mm)
-    require_interface(field)
-    band = float(np.linalg.norm(np.multiply(field.shape, spacing)))
-    if band_mm is not None:
-        if not band_mm > 0.0 or not np.isfinite(band_mm):
-            raise ConfigError("bad band_mm", found=band_mm, need="a positive length")
-        band = min(band, float(band_mm))
     if method not in METHODS:
         raise ConfigError("unknown method", found=method, need=" | ".join(METHODS))
-    return like_input(METHODS[method](field, spacing, band), phi)
+    if lies_on_gpu(phi):
+        if method != "closest-point":
+            need = "closest-point"
+            raise ConfigError("method without CUDA kernels", found=method, need=need)
+        return on_device.redistance(launch.device_of(phi), phi, spacing_mm, band_mm)
+    field, spacing = asfield(phi, spacing_mm)
+    require_interface(field)
+    return like_input(METHODS[method](field, spacing, width_of(field, spacing, band_mm)), phi)
 
 
 def extend(

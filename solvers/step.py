@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vesselseg.errors import NumericalError
-
 from .appearance import (
     Appearance,
     estimate_psf,
@@ -21,6 +19,7 @@ from .band import CORE, Band, make_band
 from .displacement import Data, Values, WallPrior, smooth_along_wall, solve_displacement
 from .settings import RefineSettings
 from .uncertainty import pin_strength, posterior_sigma
+from .watch import vessel_lost
 
 MAX_STEP = 0.7  # of the wall in one step, in largest spacings: the model is linear that far
 FIRST_PSF = 0.6
@@ -106,11 +105,7 @@ def map_step(problem: Problem, state: State) -> State:
     step = np.clip(np.clip(moved + step, -reach, reach) - moved, -limit, limit)
     near = np.abs(band.phi_mm[: band.core]) < 0.5 * problem.unit
     if not near.any():
-        raise NumericalError(
-            f"vessel lost at step {state.steps + 1}",
-            found="no wall left",
-            remedy="check the start against the scan",
-        )
+        raise vessel_lost(state.steps + 1)
     return replace(
         state,
         phi=band.moved(step),

@@ -33,15 +33,19 @@ class Watch:
         """Stop a refinement that is lost, floods the vessel or leaks out; return the volume."""
         watch_field(phi, bound_mm(phi, self.spacing), step)
         volume = volume_mm(phi, self.spacing)
+        self.judge(volume, face_share(phi), step)
+        return volume
+
+    def judge(self, volume: float, share: float, step: int) -> None:
+        """Stop at a volume in mm³ or a share of the faces that no refinement should reach."""
         watch_volume(volume / self.volume_mm, step, self.settings)
-        if (share := face_share(phi)) > self.faces + LEAK:
+        if share > self.faces + LEAK:
             raise NumericalError(
                 f"vessel leaks through the faces of the image at step {step}",
                 found=f"{100 * share:.0f} % of them in the lumen",
                 need=f"at most {100 * (self.faces + LEAK):.0f} %",
                 remedy="check the start against the scan, or give a larger part of the scan",
             )
-        return volume
 
 
 def watch_from(phi: NDArray, spacing: tuple[float, ...], settings: RefineSettings) -> Watch:
@@ -60,7 +64,7 @@ def watch_field(phi: NDArray, bound: float, step: int) -> None:
         return
     worst = int(np.argmax(np.where(np.isfinite(phi), np.abs(phi), np.inf)))
     k, j, i = (int(n) for n in np.unravel_index(worst, phi.shape))
-    raise lost(phi, (i, j, k), bound, step)
+    raise lost(float(phi[k, j, i]), (i, j, k), bound, step)
 
 
 def watch_band(phi: NDArray, tiles: Tiles, bound: float, reach: float, step: int) -> None:
@@ -72,22 +76,36 @@ def watch_band(phi: NDArray, tiles: Tiles, bound: float, reach: float, step: int
         return
     most, least = tiles.extremes(phi)
     if not most[0] <= bound:
-        raise lost(phi, most[1], bound, step)
+        i, j, k = most[1]
+        raise lost(float(phi[k, j, i]), most[1], bound, step)
     if least[0] < reach:
-        raise NumericalError(
-            f"wall at the rim of its band at step {step}, voxel (i,j,k) = {least[1]}",
-            found=f"phi = {least[0]:.3g} mm",
-            need=f"abs(phi) >= {reach:.3g}",
-            remedy="widen band_mm, or redistance and go on in shorter times",
-        )
+        raise at_rim(*least, reach, step)
 
 
-def lost(phi: NDArray, voxel: tuple[int, int, int], bound: float, step: int) -> NumericalError:
+def at_rim(value: float, voxel: tuple[int, int, int], reach: float, step: int) -> NumericalError:
+    """Return the error of a wall that leaves its band."""
+    return NumericalError(
+        f"wall at the rim of its band at step {step}, voxel (i,j,k) = {voxel}",
+        found=f"phi = {value:.3g} mm",
+        need=f"abs(phi) >= {reach:.3g}",
+        remedy="widen band_mm, or redistance and go on in shorter times",
+    )
+
+
+def vessel_lost(step: int) -> NumericalError:
+    """Return the error of a level set that has no wall any more."""
+    return NumericalError(
+        f"vessel lost at step {step}",
+        found="no wall left",
+        remedy="check the start against the scan",
+    )
+
+
+def lost(value: float, voxel: tuple[int, int, int], bound: float, step: int) -> NumericalError:
     """Return the error of a level set that is no longer finite or bounded."""
-    i, j, k = voxel
     return NumericalError(
         f"level set lost at step {step}, voxel (i,j,k) = {voxel}",
-        found=f"phi = {phi[k, j, i]:.3g} mm",
+        found=f"phi = {value:.3g} mm",
         need=f"abs(phi) <= {bound:.3g}",
         remedy="reduce the time step or the speed",
     )

@@ -1,0 +1,141 @@
+// Fields filled, copied and summed; small decisions that would otherwise need the host.
+//
+// Sums are taken over CHUNKS equal parts of a field, each by one block in a fixed order, and then
+// over the parts: they depend neither on the grid nor on which block comes first.
+#include "stencils.cuh"
+
+constexpr int CHUNKS = 512;
+
+template <typename T>
+__global__ void fill(T *out, T value, int n) {
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x)
+        out[i] = value;
+}
+
+template <typename T>
+__global__ void copy(const T *source, T *out, int n) {
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x)
+        out[i] = source[i];
+}
+
+// Remember how long a list is, and empty another.
+__global__ void keep_count(const int *count, int *kept, int *emptied) {
+    if (blockIdx.x + threadIdx.x > 0) return;
+    kept[0] = count[0];
+    emptied[0] = 0;
+}
+
+// Sum of a value over the threads of a block, in one order; every thread gets it.
+__device__ double block_sum(double value) {
+    VS_SHARED(double, lane, [32]);
+    for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0u, value, step);
+    if (threadIdx.x % 32 == 0) lane[threadIdx.x / 32] = value;
+    __syncthreads();
+    double total = 0.0;
+    for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) total += lane[warp];
+    __syncthreads();
+    return total;
+}
+
+// Faces of the box that a voxel lies on; a plane has none along its first axis.
+__device__ __forceinline__ int faces_at(int at, int nz, int ny, int nx) {
+    const int i = at % nx, j = at / nx % ny, k = at / nx / ny;
+    const int z = nz > 1 ? (k == 0) + (k == nz - 1) : 0;
+    const int y = ny > 1 ? (j == 0) + (j == ny - 1) : 0;
+    return z + y + (nx > 1 ? (i == 0) + (i == nx - 1) : 0);
+}
+
+// Write, for each chunk: the sum of (moved - earlier)^2 where |phi| < near, the number of those
+// voxels, the lumen of moved in voxels (linear over the width), and its voxels in the faces.
+template <typename T>
+__global__ void wall_sums(const T *phi, const T *moved, const T *earlier, double near, double width,
+                          double *parts, int nz, int ny, int nx) {
+    const int n = nz * ny * nx, size = (n + CHUNKS - 1) / CHUNKS;
+    for (int chunk = blockIdx.x; chunk < CHUNKS; chunk += gridDim.x) {
+        double sums[4] = {0.0, 0.0, 0.0, 0.0};
+        for (int m = threadIdx.x; m < size && chunk * size + m < n; m += blockDim.x) {
+            const int at = chunk * size + m;
+            const double now = moved[at];
+            if (fabs((double)phi[at]) < near) {
+                const double step = now - (double)earlier[at];
+                sums[0] += step * step;
+                sums[1] += 1.0;
+            }
+            sums[2] += clamped(0.5 - now / width, 0.0, 1.0);
+            if (now < 0.0) sums[3] += faces_at(at, nz, ny, nx);
+        }
+        for (int c = 0; c < 4; ++c) {
+            const double total = block_sum(sums[c]);
+            if (threadIdx.x == 0) parts[chunk * 4 + c] = total;
+        }
+    }
+}
+
+// Write, for each chunk: the voxels of the lumen, their sum of the image, and that of all voxels.
+template <typename T>
+__global__ void mean_sums(const float *image, const T *phi, double *parts, int n) {
+    const int size = (n + CHUNKS - 1) / CHUNKS;
+    for (int chunk = blockIdx.x; chunk < CHUNKS; chunk += gridDim.x) {
+        double sums[3] = {0.0, 0.0, 0.0};
+        for (int m = threadIdx.x; m < size && chunk * size + m < n; m += blockDim.x) {
+            const int at = chunk * size + m;
+            const bool lumen = phi[at] < T(0);
+            sums[0] += lumen ? 1.0 : 0.0;
+            sums[1] += lumen ? (double)image[at] : 0.0;
+            sums[2] += image[at];
+        }
+        for (int c = 0; c < 3; ++c) {
+            const double total = block_sum(sums[c]);
+            if (threadIdx.x == 0) parts[chunk * 3 + c] = total;
+        }
+    }
+}
+
+// Sum entries (n, columns) over n by one block: out (columns,).
+__global__ void total(const double *parts, double *out, int n, int columns) {
+    if (blockIdx.x > 0) return;
+    for (int c = 0; c < columns; ++c) {
+        double sum = 0.0;
+        for (int m = threadIdx.x; m < n; m += blockDim.x) sum += parts[m * columns + c];
+        sum = block_sum(sum);
+        if (threadIdx.x == 0) out[c] = sum;
+    }
+}
+
+// Begin a report: no speed yet, and no voxel seen by inspect_tiles.
+__global__ void open_report(double *limits, unsigned long long *most, unsigned long long *least) {
+    if (blockIdx.x + threadIdx.x > 0) return;
+    limits[0] = limits[1] = limits[2] = 0.0;
+    most[0] = 0;
+    least[0] = ~0ULL;
+}
+
+// Choose the steps of a flow: clock = {dt, steps, time gone by}.
+//
+// limits are max |V|, max sum |u_a|/h_a and max b of the band; squares is the sum of 1/h^2, h the
+// smallest spacing. The wall passes `travel` of it in at most `most` stable steps; all steps
+// together take `lasting`. Nothing moves where no time is left or a limit is not finite.
+__global__ void plan_steps(const double *limits, double *clock, double squares, double h, double cfl,
+                           double travel, double most, double lasting) {
+    if (blockIdx.x + threadIdx.x > 0) return;
+    const double never = infinity<double>();
+    const double rate = limits[0] * sqrt(squares) + limits[1] + 2.0 * limits[2] * squares;
+    const double stable = rate > 0.0 ? cfl / rate : never;
+    const double fastest = limits[0] / h + limits[1];
+    double time = min(fastest > 0.0 ? travel / fastest : stable, most * stable);
+    time = min(time, lasting - clock[2]);
+    const bool moves = time > 0.0 && time < never && rate < never;
+    const double steps = moves ? ceil(time / stable - 1e-9) : 0.0;
+    clock[0] = moves ? time / steps : 0.0;
+    clock[1] = steps;
+    clock[2] += moves ? time : 0.0;
+}
+
+// Make the moved wall the present one, and the present one the one before; a wall at rest stays.
+template <typename T>
+__global__ void accept(const T *moved, T *phi, T *before, const double *clock, int n) {
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) {
+        before[i] = phi[i];
+        if (clock[1] > 0.0) phi[i] = moved[i];
+    }
+}

@@ -1,0 +1,341 @@
+"""The flows of ``solvers.flow`` on a device: a step is recorded once, the host only looks back.
+
+One step lists the band, takes the speeds of the energy, chooses its time steps, evolves and
+redistances, all without the host. What it needs to judge a step it reads while the next one runs:
+a wall that rests is found one step later, and the step after it is given up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vesselseg.errors import ConfigError
+from vesselseg.fields import Progress, StopReason
+
+from .flow import MOST_STEPS, NEAR, TRAVEL
+from .on_device import (
+    Array,
+    Band,
+    Box,
+    Device,
+    Drive,
+    Layers,
+    band_for,
+    box_of,
+    launch_collect,
+    launch_limits,
+    launch_march,
+    launch_redistance,
+    layers_for,
+    read_bits,
+    require_finite,
+    require_in_band,
+    to_host,
+)
+from .schemes import CFL, SCHEMES
+from .speed import BLOCK, EDGE, RIDGE, STRONGEST
+from .step import Problem
+from .watch import Watch, vessel_lost
+
+CHUNKS = 512  # of reduce.cu
+TRUNCATE = 4.0  # s.d. at which a Gaussian filter ends, as in scipy.ndimage
+Rests = Callable[[list[float], float], StopReason | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What the host reads of a step: one array of numbers, some of them as bits.
+
+    ``limits`` of the speeds, ``clock`` (dt, steps, time), ``sums`` of ``wall_sums``, ``most`` and
+    ``least`` of ``inspect_tiles``, ``wall`` the number of voxels within the new band.
+    """
+
+    numbers: Array
+
+    @property
+    def limits(self) -> Array:
+        """Largest speeds, (3,)."""
+        return self.numbers[0:3]
+
+    @property
+    def clock(self) -> Array:
+        """Time step, steps, time gone by, (3,)."""
+        return self.numbers[3:6]
+
+    @property
+    def sums(self) -> Array:
+        """Squared steps, their number, lumen, its voxels in the faces, (4,)."""
+        return self.numbers[6:10]
+
+    @property
+    def seen(self) -> tuple[Array, Array]:
+        """Largest |phi| in the band and smallest at its rim, each above its voxel, as bits."""
+        bits = self.numbers.view(np.uint64)
+        return bits[10:11], bits[11:12]
+
+    @property
+    def wall(self) -> tuple[Array, Array]:
+        """Voxels within the new band, and room beside them."""
+        words = self.numbers.view(np.int32)
+        return words[24:25], words[25:26]
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """A flow's arrays on a device."""
+
+    problem: Problem
+    box: Box
+    image: Array
+    phi: Array
+    before: Array
+    field: Array
+    moved: Array
+    parts: Array
+    report: Report
+    band: Band
+    layers: Layers
+    drive: Drive
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def flow_for(device: Device, problem: Problem) -> Flow:
+    """Move a problem to a device and make room for its steps: the only move there."""
+    energy = problem.settings.energy
+    if energy not in SPEEDS or problem.settings.keep_topology:
+        what = "keep_topology" if energy in SPEEDS else f"the energy {energy}"
+        remedy = "take --device cpu or auto"
+        raise ConfigError(f"{what} has no CUDA kernels", need=" | ".join(SPEEDS), remedy=remedy)
+    xp = device.xp
+    start = xp.array(problem.start)
+    box = box_of(device, start, problem.spacing)
+    image = xp.asarray(np.ascontiguousarray(problem.image, dtype=np.float32))
+    drive, extra = PREPARED[energy](problem, box, image)
+    return Flow(
+        problem, box, image, start, start.copy(), box.empty(), box.empty(),
+        box.empty(CHUNKS, 4, dtype=np.float64), Report(box.zeros(16, dtype=np.float64)),
+        band_for(box), layers_for(box), drive, extra,
+    )  # fmt: skip
+
+
+def launch_step(flow: Flow) -> None:
+    """Take one step of ``solvers.flow.flow_step``."""
+    box, problem, report = flow.box, flow.problem, flow.report
+    device, settings, spacing = box.device, problem.settings, problem.spacing
+    device.launch("open_report", report.limits, *report.seen)
+    launch_collect(box, flow.band, flow.phi, problem.band_mm)
+    SPEEDS[settings.energy](flow)
+    launch_limits(box, flow.band, flow.drive, report.limits)
+    real = spacing[box.shape[0] == 1 :]
+    squares = float(np.sum(np.asarray(real, dtype=np.float64) ** -2.0))
+    lasting = settings.time if settings.energy == "given" else math.inf
+    device.launch("plan_steps", report.limits, report.clock, squares, min(spacing), CFL, TRAVEL,
+                  float(MOST_STEPS), lasting)  # fmt: skip
+    box.copy(flow.phi, flow.field)
+    scheme = SCHEMES["eno2"]
+    launch_march(box, flow.band, flow.drive, scheme, flow.field, [flow.moved], report.clock,
+                 MOST_STEPS + 1)  # fmt: skip
+    band = flow.band
+    box.launch("inspect_tiles", flow.field, *band.listed, band.rim, *report.seen, *box.shape)
+    launch_redistance(box, flow.layers, flow.field, problem.band_mm, flow.moved)
+    device.launch("keep_count", flow.layers.count, *report.wall)
+    box.launch("wall_sums", flow.phi, flow.moved, flow.before, NEAR * problem.unit, max(spacing),
+               flow.parts, *box.shape)  # fmt: skip
+    device.launch("total", flow.parts, report.sums, CHUNKS, 4)
+    box.launch("accept", flow.moved, flow.phi, flow.before, report.clock, box.size)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step did: steps taken, squared movement, volume, share of the lumen in the faces."""
+
+    moves: bool
+    rms_mm: float
+    volume_mm: float
+    faces: float
+
+
+def judged(problem: Problem, numbers: NDArray[np.float64], number: int) -> Step:
+    """Read a report; raise what the same step raises on the CPU."""
+    report, shape = Report(numbers), problem.start.shape
+    require_finite(report.limits)
+    moves = bool(report.clock[1] > 0.0)
+    if moves:
+        most, least = (read_bits(bits, shape) for bits in report.seen)
+        require_in_band(most, least, shape, problem.spacing, number)
+    if int(report.wall[0][0]) == 0:
+        raise vessel_lost(number)
+    squares, count, lumen, in_faces = (float(s) for s in report.sums)
+    # The first step is measured from the start, later ones over two steps.
+    share = 1.0 if number == 1 else 0.5
+    rms = share * math.sqrt(squares / count) if moves and count else 0.0
+    total = sum(2 * math.prod(shape) // n for n in shape if n > 1)
+    volume = lumen * float(np.prod(problem.spacing))
+    return Step(moves, rms, volume, in_faces / max(total, 1))
+
+
+def iterate(
+    device: Device, problem: Problem, watch: Watch, rests: Rests, progress: Progress
+) -> tuple[NDArray, StopReason, list[dict[str, float]]]:
+    """Step until the wall rests or the limit is reached: ``solvers.refine.iterate``.
+
+    The report of a step is read while the next one runs.
+    """
+    settings = problem.settings
+    flow = flow_for(device, problem)
+    step = device.record(lambda: launch_step(flow))
+    history: list[dict[str, float]] = []
+    coming: list[Any] = []
+    reason = None
+    while reason is None and len(history) < settings.iterations:
+        if ahead := len(history) + len(coming) < settings.iterations:
+            step()
+            coming.append(device.later(flow.report.numbers))
+        if ahead and len(coming) < 2:
+            continue
+        number = len(history) + 1
+        done = judged(problem, coming.pop(0).value(), number)
+        watch.judge(done.volume_mm, done.faces, number)
+        history.append({"step_rms_mm": done.rms_mm, "volume_mm3": done.volume_mm})
+        progress("refine", number / settings.iterations, f"step {done.rms_mm:.4f} mm rms")
+        steps = [row["step_rms_mm"] / problem.unit for row in history]
+        reason = rests(steps, settings.tolerance)
+    last = flow.before if coming else flow.phi
+    return to_host(device, last), reason or StopReason.STEP_LIMIT, history
+
+
+# --- the energies ------------------------------------------------------------------------------
+
+
+def by_means(flow: Flow) -> None:
+    """Speeds of ``chan_vese``: means of lumen and surroundings."""
+    box, sums = flow.box, flow.extra["sums"]
+    box.launch("mean_sums", flow.image, flow.phi, flow.extra["parts"], box.size)
+    box.device.launch("total", flow.extra["parts"], sums, CHUNKS, 3)
+    box.launch("region_speed", flow.image, sums, *flow.band.listed, flow.drive.speed, *box.shape)
+
+
+def by_local_means(flow: Flow) -> None:
+    """Speeds of ``local``: means in a window about each voxel."""
+    box, extra = flow.box, flow.extra
+    size, blocks, (wide, other) = extra["size"], extra["blocks"], extra["sums"]
+    count = math.prod(blocks)
+    box.launch("block_means", flow.image, flow.phi, flow.problem.band_mm, wide, *size, *box.shape)
+    box.device.launch("total", wide, extra["whole"], count, 4)
+    for axis, weights in enumerate(extra["weights"]):
+        box.device.launch("filter_axis<double>", wide, other, weights, weights.size // 2, axis, 0,
+                          4, *blocks)  # fmt: skip
+        wide, other = other, wide
+    box.launch("local_speed", flow.image, wide, extra["whole"], extra["ridge"], *flow.band.listed,
+               flow.drive.speed, *blocks, *size, *box.shape[1:])  # fmt: skip
+
+
+def as_it_is(flow: Flow) -> None:
+    """Leave the speeds of ``gac`` and ``given``: they do not change."""
+
+
+Made = tuple[Drive, dict[str, Any]]
+
+
+def with_means(problem: Problem, box: Box, image: Array) -> Made:
+    """Make room for speeds and means of the whole image."""
+    parts, sums = box.empty(CHUNKS, 3, dtype=np.float64), box.empty(3, dtype=np.float64)
+    return region_drive(problem, box), {"parts": parts, "sums": sums}
+
+
+def with_local_means(problem: Problem, box: Box, image: Array) -> Made:
+    """Make room for speeds and means in blocks, and the Gaussian window of ``local_means``."""
+    spacing = np.array(problem.spacing)
+    size = np.maximum(np.round(BLOCK * spacing.max() / spacing), 1)
+    size = np.minimum(size, box.shape).astype(int)
+    blocks = tuple(int(n) for n in -(-np.array(box.shape) // size))
+    width = problem.settings.means_length * problem.unit / (size * spacing)
+    ridge = RIDGE / float(np.prod(np.sqrt(2.0 * np.pi) * np.maximum(width, 0.4)))
+    xp = box.device.xp
+    return region_drive(problem, box), {
+        "size": tuple(int(n) for n in size),
+        "blocks": blocks,
+        "weights": [xp.asarray(gaussian(w)) for w in width],
+        "ridge": ridge,
+        "whole": box.empty(4, dtype=np.float64),
+        "sums": [box.empty(math.prod(blocks), 4, dtype=np.float64) for _ in range(2)],
+    }
+
+
+def region_drive(problem: Problem, box: Box) -> Drive:
+    """Speeds of the band and the curvature's weight of the region energies."""
+    weight = problem.settings.smoothing * min(problem.spacing)
+    bend = box.device.xp.full(1, weight, box.dtype) if weight else None
+    return Drive(box.device.xp.zeros(box.size, box.dtype), None, bend)
+
+
+def along_edges(problem: Problem, box: Box, image: Array) -> Made:
+    """Fields of ``gac`` from the image: ``solvers.flow.prepared``."""
+    xp, settings, spacing = box.device.xp, problem.settings, problem.spacing
+    tiny = float(np.finfo(np.float32).tiny)
+    scaled = image / np.float32(max(float(xp.abs(image).max()), tiny))
+    slopes = xp.zeros_like(scaled)
+    for axis in range(3):
+        if box.shape[axis] > 1:
+            slopes += (slope_along(box, scaled, axis, settings.edge_width) / spacing[axis]) ** 2
+    near = xp.abs(xp.asarray(problem.start)) < 2.0 * problem.unit
+    scale = EDGE**2 * float(xp.percentile(slopes[near], STRONGEST))
+    edge = (1.0 / (1.0 + slopes / max(scale, 1e-30))).astype(np.float32)
+    axes = range(2, 2 - (problem.wall_dims + 1), -1)
+    downhill = [-min(spacing) * xp.gradient(edge, spacing[a], axis=a) for a in axes]
+    velocity = xp.stack(downhill, axis=-1).reshape(-1, len(downhill))
+    flat = edge.reshape(-1).astype(box.dtype)
+    bend = settings.smoothing * min(spacing) * flat if settings.smoothing else None
+    speed = settings.balloon * flat if settings.balloon else None
+    velocity = xp.ascontiguousarray(velocity.astype(np.float32).astype(box.dtype))
+    return Drive(speed, velocity, bend), {}
+
+
+def slope_along(box: Box, image: Array, axis: int, width: float) -> Array:
+    """Return the derivative along an axis of the image filtered by a Gaussian of so many voxels."""
+    values, out = image, None
+    for a in range(3):
+        weights = box.device.xp.asarray(gaussian(width, derivative=a == axis))
+        out = box.empty(dtype=np.float32)
+        box.device.launch("filter_axis<float>", values, out, weights, weights.size // 2, a, 1, 1,
+                          *box.shape)  # fmt: skip
+        values = out
+    return out
+
+
+def gaussian(width: float, *, derivative: bool = False) -> NDArray[np.float64]:
+    """Weights of a Gaussian filter or of its derivative, as scipy.ndimage takes them."""
+    radius = int(TRUNCATE * width + 0.5)
+    x = np.arange(-radius, radius + 1, dtype=np.float64)
+    weights = np.exp(-0.5 * (x / width) ** 2)
+    weights /= weights.sum()
+    return weights * x / width**2 if derivative else weights
+
+
+def as_given(problem: Problem, box: Box, image: Array) -> Made:
+    """Return the caller's speed."""
+    if problem.speed is None:
+        raise ConfigError("no speed", need="refine(..., speed=...) with the energy given")
+    speed = np.ascontiguousarray(problem.speed, dtype=box.dtype).reshape(-1)
+    return Drive(box.device.xp.asarray(speed), None, None), {}
+
+
+Speeds = Callable[[Flow], None]
+SPEEDS: dict[str, Speeds] = {
+    "gac": as_it_is,
+    "chan_vese": by_means,
+    "local": by_local_means,
+    "given": as_it_is,
+}
+PREPARED = {
+    "gac": along_edges,
+    "chan_vese": with_means,
+    "local": with_local_means,
+    "given": as_given,
+}
