@@ -81,6 +81,19 @@ KERNELS = {
     "sheet_system": Kernel("sheet.cu", ONE, "sheet.solve_along_wall", bytes=56),
     "sheet_step": Kernel("sheet.cu", ONE, "sheet.solve_along_wall", bytes=56),
     "sheet_turn": Kernel("sheet.cu", ONE, "sheet.solve_along_wall", bytes=32),
+    "clear": Kernel("reduce.cu", ONE, "reduce.clear", bytes=4),
+    "copy": Kernel("reduce.cu", REAL, "reduce.copy", bytes=8),
+    "keep_count": Kernel("reduce.cu", ONE, "reduce.keep_count", threads=32),
+    "wall_sums": Kernel("reduce.cu", REAL, "reduce.wall_sums", bytes=12),
+    "mean_sums": Kernel("reduce.cu", REAL, "reduce.mean_sums", bytes=8),
+    "total": Kernel("reduce.cu", ONE, "reduce.total", bytes=8),
+    "open_report": Kernel("reduce.cu", ONE, "reduce.open_report", threads=32),
+    "plan_steps": Kernel("reduce.cu", ONE, "reduce.plan_steps", threads=32),
+    "accept": Kernel("reduce.cu", REAL, "reduce.accept", bytes=16),
+    "region_speed": Kernel("energy.cu", REAL, "energy.region_speed", bytes=8),
+    "block_means": Kernel("energy.cu", REAL, "energy.block_means", bytes=8),
+    "filter_axis": Kernel("energy.cu", REAL, "energy.filter_axis", bytes=8),
+    "local_speed": Kernel("energy.cu", REAL, "energy.local_speed", bytes=8),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import advect, closest_point, reinit, sheet, tiles
+from . import advect, closest_point, energy, reduce, reinit, sheet, tiles
 from . import wall as wall_kernels
 from .stencils import Array
 
@@ -842,6 +842,130 @@ def _reinit_walls(phi: Array, width: float, rng: np.random.Generator) -> Example
     return Example(args, lambda args: (args[5],), (out,), n, 2 * EPSILON[phi.dtype])
 
 
+def _field_of_bits(shape: tuple[int, ...], numbers: Array, bits: Array) -> Array:
+    """Return the band's voxels as flat numbers, in any order."""
+    entry, row, i = np.nonzero((bits[..., None] >> np.arange(tiles.TILE[2])) & 1)
+    found = np.array([tiles.tile_origin(int(n), *shape[1:]) for n in numbers], np.int64).reshape(
+        -1, 3
+    )
+    k = found[entry, 0] + row // tiles.TILE[1]
+    j = found[entry, 1] + row % tiles.TILE[1]
+    return np.asarray((k * shape[1] + j) * shape[2] + found[entry, 2] + i)
+
+
+def _clear(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    words = unset(phi.size, np.uint32)
+    args = (words, phi.size)
+    return Example(args, lambda args: args[:1], (np.zeros_like(words),), phi.size)
+
+
+def _copied(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    args = (phi, unset(phi.shape, phi.dtype), phi.size)
+    return Example(args, lambda args: (args[1],), (phi,), phi.size)
+
+
+def _keep(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    count, other = rng.integers(0, 9, (1,)).astype(np.int32), unset(1, np.int32)
+    args = (count, other, other.copy())
+    return Example(args, lambda args: args, (count, count, np.zeros(1, np.int32)), 1)
+
+
+def _sums(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    moved, earlier = (phi + rng.normal(size=phi.shape).astype(phi.dtype) for _ in range(2))
+    expected = reduce.wall_sums(phi, moved, earlier, abs(width), 1.2)
+    args = (phi, moved, earlier, abs(width), 1.2, unset((reduce.CHUNKS, 4), np.float64), *phi.shape)
+    tolerance = 1e-13 * float(np.abs(expected).max())  # sums in another order
+    return Example(args, lambda args: (args[5],), (expected,), phi.size, tolerance)
+
+
+def _means(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    image = rng.normal(size=phi.shape).astype(np.float32)
+    expected = reduce.mean_sums(image, phi)
+    args = (image, phi, unset((reduce.CHUNKS, 3), np.float64), phi.size)
+    tolerance = 1e-13 * float(np.abs(expected).max())
+    return Example(args, lambda args: (args[2],), (expected,), phi.size, tolerance)
+
+
+def _total(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    parts = rng.random((phi.size // 4, 4))
+    expected = reduce.total(parts)
+    args = (parts, unset(4, np.float64), *parts.shape)
+    tolerance = 1e-13 * float(expected.max())
+    return Example(args, lambda args: (args[1],), (expected,), len(parts), tolerance)
+
+
+def _report(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    args = (unset(3, np.float64), unset(1, np.uint64), unset(1, np.uint64))
+    expected = tuple(a.copy() for a in args)
+    reduce.open_report(*expected)
+    return Example(args, lambda args: args, expected, 1)
+
+
+def _plan(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    limits = rng.random(3) * rng.integers(0, 2, 3)
+    clock = np.append(unset(2, np.float64), rng.random())
+    numbers = (4.0, 0.5, 0.5, 1.0, 20.0, math.inf if width > 0 else 1.0)
+    expected = clock.copy()
+    reduce.plan_steps(limits, expected, *numbers)
+    tolerance = 8 * EPSILON[clock.dtype] * float(expected.max())
+    return Example((limits, clock, *numbers), lambda args: (args[1],), (expected,), 1, tolerance)
+
+
+def _accept(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    moved, before = phi + phi.dtype.type(1), unset(phi.shape, phi.dtype)
+    clock = np.array([0.1, float(width > 0), 0.0])
+    expected = phi.copy(), before.copy()
+    reduce.accept(moved, *expected, clock)
+    args = (moved, phi.copy(), before, clock, phi.size)
+    return Example(args, lambda args: args[1:3], expected, phi.size)
+
+
+def _region(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    numbers, count, bits, _ = band(phi, width)
+    image = rng.normal(size=phi.shape).astype(np.float32)
+    sums = np.array([0.4 * phi.size, 0.6 * phi.size, 0.9 * phi.size])
+    speed = unset(phi.size, phi.dtype)
+    expected = speed.copy()
+    energy.region_speed(image, sums, _field_of_bits(phi.shape, numbers, bits), expected)
+    args = (image, sums, numbers, count, bits, speed, *phi.shape)
+    return Example(args, lambda args: (args[5],), (expected,), _voxels(bits), EPSILON[phi.dtype])
+
+
+def _blocks(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    image = rng.normal(size=phi.shape).astype(np.float32)
+    size = (min(2, phi.shape[0]), 4, 3)
+    expected = energy.block_means(image, phi, width, size)
+    args = (image, phi, width, unset(expected.shape, np.float64), *size, *phi.shape)
+    return Example(args, lambda args: (args[3],), (expected,), phi.size, 1e-13)
+
+
+def _filter(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    axis, nearest, channels = int(rng.integers(3)), int(rng.integers(2)), int(rng.choice([1, 4]))
+    values = rng.normal(size=(*phi.shape, channels)).astype(phi.dtype)
+    weights = rng.random(2 * int(rng.integers(1, 5)) + 1)
+    expected = energy.filter_axis(values, weights, axis, bool(nearest))
+    out = unset(values.shape, phi.dtype)
+    args = (values, out, weights, weights.size // 2, axis, nearest, channels, *phi.shape)
+    tolerance = 8 * EPSILON[phi.dtype] * float(np.abs(expected).max())
+    return Example(args, lambda args: (args[1],), (expected,), values.size, tolerance)
+
+
+def _local(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    numbers, count, bits, _ = band(phi, width)
+    image = rng.normal(size=phi.shape).astype(np.float32)
+    size = (min(2, phi.shape[0]), 4, 3)
+    blocks = tuple(-(-n // b) for n, b in zip(phi.shape, size, strict=True))
+    wide = rng.random((math.prod(blocks), 4))
+    speed, whole = unset(phi.size, phi.dtype), rng.random(4) + 1.0
+    expected, near = speed.copy(), _field_of_bits(phi.shape, numbers, bits)
+    energy.local_speed(image, wide, whole, 0.5, near, expected, blocks, size)
+    listed = (numbers, count, bits, speed)
+    args = (image, wide, whole, 0.5, *listed, *blocks, *size, *phi.shape[1:])
+    # The contrast of random means may be small, and the speed is divided by its square.
+    tolerance = max(2 * EPSILON[phi.dtype], 1e-9)
+    return Example(args, lambda args: (args[7],), (expected,), _voxels(bits), tolerance)
+
+
 EXAMPLES: dict[str, Callable[..., Example]] = {
     "collect_tiles": _collect,
     "copy_tiles": _copy,
@@ -882,4 +1006,17 @@ EXAMPLES: dict[str, Callable[..., Example]] = {
     "sheet_system": _sheet_system,
     "sheet_step": _sheet_step,
     "sheet_turn": _sheet_turn,
+    "clear": _clear,
+    "copy": _copied,
+    "keep_count": _keep,
+    "wall_sums": _sums,
+    "mean_sums": _means,
+    "total": _total,
+    "open_report": _report,
+    "plan_steps": _plan,
+    "accept": _accept,
+    "region_speed": _region,
+    "block_means": _blocks,
+    "filter_axis": _filter,
+    "local_speed": _local,
 }

@@ -1,15 +1,15 @@
-// Fields filled, copied and summed; small decisions that would otherwise need the host.
+// Fields cleared, copied and summed; small decisions that would otherwise need the host.
 //
 // Sums are taken over CHUNKS equal parts of a field, each by one block in a fixed order, and then
 // over the parts: they depend neither on the grid nor on which block comes first.
 #include "stencils.cuh"
+#include "block.cuh"
 
 constexpr int CHUNKS = 512;
 
-template <typename T>
-__global__ void fill(T *out, T value, int n) {
+__global__ void clear(unsigned *words, int n) {
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x)
-        out[i] = value;
+        words[i] = 0;
 }
 
 template <typename T>
@@ -23,18 +23,6 @@ __global__ void keep_count(const int *count, int *kept, int *emptied) {
     if (blockIdx.x + threadIdx.x > 0) return;
     kept[0] = count[0];
     emptied[0] = 0;
-}
-
-// Sum of a value over the threads of a block, in one order; every thread gets it.
-__device__ double block_sum(double value) {
-    VS_SHARED(double, lane, [32]);
-    for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0u, value, step);
-    if (threadIdx.x % 32 == 0) lane[threadIdx.x / 32] = value;
-    __syncthreads();
-    double total = 0.0;
-    for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) total += lane[warp];
-    __syncthreads();
-    return total;
 }
 
 // Faces of the box that a voxel lies on; a plane has none along its first axis.

@@ -138,9 +138,11 @@ def advect(
     if not (math.isfinite(curvature_weight) and curvature_weight >= 0.0):
         raise ConfigError("bad curvature_weight", found=curvature_weight, need=">= 0")
     if lies_on_gpu(phi):
-        drive = (speed, velocity, curvature_weight)
-        return on_device.advect(launch.device_of(phi), phi, spacing_mm, time, drive,
-                                SCHEMES[scheme], time_step, band_mm)  # fmt: skip
+        drive, device = (speed, velocity, curvature_weight), launch.device_of(phi)
+        there: NDArray = on_device.advect(
+            device, phi, spacing_mm, time, drive, SCHEMES[scheme], time_step, band_mm
+        )
+        return there
     field, spacing = asfield(phi, spacing_mm)
     require_width(band_mm, spacing)
     bend = np.full(1 if curvature_weight > 0.0 else 0, curvature_weight, field.dtype)

@@ -59,10 +59,10 @@ class Box:
         """Launch the instance of a kernel for the type of the field."""
         self.device.launch(f"{name}<{self.real}{template}>", *args)
 
-    def fill(self, out: Array, value: float) -> None:
-        """Give every entry a value, on the device."""
-        kind = {"i": "int", "f": "float", "d": "double", "h": "short", "B": "unsigned char"}
-        self.device.launch(f"fill<{kind[out.dtype.char]}>", out, value, out.size)
+    def clear(self, out: Array) -> None:
+        """Set every entry to zero, on the device; the array holds whole words."""
+        words = out.view(np.uint32)
+        self.device.launch("clear", words, words.size)
 
     def copy(self, source: Array, out: Array) -> None:
         """Copy a field, on the device."""
@@ -102,13 +102,13 @@ def layers_for(box: Box) -> Layers:
         return box.empty(n, dtype=np.int32), box.zeros(1, dtype=np.int32)
 
     return Layers(
-        layer=box.empty(n, dtype=np.int16),
+        layer=box.empty(n + n % 2, dtype=np.int16),
         offset=box.empty(n, 3, dtype=np.float32),
         distance=box.empty(n, dtype=np.float64),
         voxels=box.empty(n, dtype=np.int32),
         count=box.zeros(1, dtype=np.int32),
         waiting=(listed(), listed()),
-        flag=box.empty(n, dtype=np.uint8),
+        flag=box.empty(n + -n % 4, dtype=np.uint8),
         candidates=listed(),
         which=listed(),
         new=(box.empty(n, 3, dtype=np.float32), box.empty(n, dtype=np.float64)),
@@ -134,9 +134,9 @@ def launch_closest_points(box: Box, room: Layers, phi: Array, band: float) -> No
     """
     found = (room.layer, room.offset, room.distance)
     shell = min(box.spacing)
-    box.fill(room.layer, 0)
-    box.fill(room.flag, 0)
-    box.fill(room.count, 0)
+    box.clear(room.layer)
+    box.clear(room.flag)
+    box.clear(room.count)
     box.launch("list_interface", phi, room.layer, room.voxels, room.count, *box.shape)
     box.launch("seed_closest", phi, room.voxels, room.count, room.offset, room.distance,
                *box.shape, *box.spacing, template=",double")  # fmt: skip
@@ -162,10 +162,10 @@ def launch_corrections(box: Box, room: Layers, phi: Array, band: float) -> None:
     found = (room.layer, room.offset, room.distance)
     candidates = (room.voxels, room.count)
     for _ in range(WIDE_CORRECTIONS):
-        box.fill(room.which[1], 0)
+        box.clear(room.which[1])
         box.device.launch("find_improvable", *found, *candidates, room.flag, *room.which,
                           *box.shape, *box.spacing)  # fmt: skip
-        box.fill(room.candidates[1], 0)
+        box.clear(room.candidates[1])
         box.launch("improve_closest", phi, *found, *room.which, *room.new, *box.shape,
                    *box.spacing, template=",double")  # fmt: skip
         box.device.launch("put_improved", *found, *room.which, *room.new, band, room.flag,
@@ -211,7 +211,7 @@ def band_for(box: Box) -> Band:
 
 def launch_collect(box: Box, band: Band, phi: Array, width: float) -> None:
     """List the tiles with |phi| < width."""
-    box.fill(band.count, 0)
+    box.clear(band.count)
     box.launch("collect_tiles", phi, width, band.tiles, band.count, band.bits, band.rim, *box.shape)
 
 
@@ -336,8 +336,8 @@ def advect(
     launch_march(box, band, drive, scheme, field, buffers, clock, count)
     most, least = xp.zeros(1, np.uint64), ~xp.zeros(1, np.uint64)
     box.launch("inspect_tiles", field, *band.listed, band.rim, most, least, *box.shape)
-    seen = [read_bits(to_host(device, bits), box.shape) for bits in (most, least)]
-    require_in_band(*seen, box.shape, spacing, count)
+    high, low = (read_bits(to_host(device, bits), box.shape) for bits in (most, least))
+    require_in_band(high, low, box.shape, spacing, count)
     return like_input(field, phi)
 
 

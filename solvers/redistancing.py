@@ -155,7 +155,8 @@ def redistance(
         if method != "closest-point":
             need = "closest-point"
             raise ConfigError("method without CUDA kernels", found=method, need=need)
-        return on_device.redistance(launch.device_of(phi), phi, spacing_mm, band_mm)
+        there: NDArray = on_device.redistance(launch.device_of(phi), phi, spacing_mm, band_mm)
+        return there
     field, spacing = asfield(phi, spacing_mm)
     require_interface(field)
     return like_input(METHODS[method](field, spacing, width_of(field, spacing, band_mm)), phi)
