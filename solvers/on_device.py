@@ -87,7 +87,7 @@ class Layers:
     voxels: Array
     count: Array
     waiting: tuple[tuple[Array, Array], tuple[Array, Array]]
-    flag: Array
+    flag: Array  # a bit a voxel
     candidates: tuple[Array, Array]
     which: tuple[Array, Array]
     new: tuple[Array, Array]
@@ -102,13 +102,13 @@ def layers_for(box: Box) -> Layers:
         return box.empty(n, dtype=np.int32), box.zeros(1, dtype=np.int32)
 
     return Layers(
-        layer=box.empty(n + n % 2, dtype=np.int16),
+        layer=box.empty(n, dtype=np.int16),
         offset=box.empty(n, 3, dtype=np.float32),
         distance=box.empty(n, dtype=np.float64),
         voxels=box.empty(n, dtype=np.int32),
         count=box.zeros(1, dtype=np.int32),
         waiting=(listed(), listed()),
-        flag=box.empty(n + -n % 4, dtype=np.uint8),
+        flag=box.empty(-(-n // 32), dtype=np.uint32),
         candidates=listed(),
         which=listed(),
         new=(box.empty(n, 3, dtype=np.float32), box.empty(n, dtype=np.float64)),
@@ -134,7 +134,6 @@ def launch_closest_points(box: Box, room: Layers, phi: Array, band: float) -> No
     """
     found = (room.layer, room.offset, room.distance)
     shell = min(box.spacing)
-    box.clear(room.layer)
     box.clear(room.flag)
     box.clear(room.count)
     box.launch("list_interface", phi, room.layer, room.voxels, room.count, *box.shape)
@@ -163,11 +162,11 @@ def launch_corrections(box: Box, room: Layers, phi: Array, band: float) -> None:
     candidates = (room.voxels, room.count)
     for _ in range(WIDE_CORRECTIONS):
         box.clear(room.which[1])
-        box.device.launch("find_improvable", *found, *candidates, room.flag, *room.which,
+        box.device.launch("find_improvable<double>", *found, *candidates, room.flag, *room.which,
                           *box.shape, *box.spacing)  # fmt: skip
         box.clear(room.candidates[1])
-        box.launch("improve_closest", phi, *found, *room.which, *room.new, *box.shape,
-                   *box.spacing, template=",double")  # fmt: skip
+        box.launch("improve_closest", phi, room.layer, room.offset, *room.which, *room.new,
+                   *box.shape, *box.spacing, template=",double")  # fmt: skip
         box.device.launch("put_improved", *found, *room.which, *room.new, band, room.flag,
                           *room.candidates, *box.shape)  # fmt: skip
         candidates = room.candidates
@@ -325,10 +324,10 @@ def advect(
     band, limits = band_for(box), box.zeros(3, dtype=np.float64)
     launch_collect(box, band, field, math.inf if band_mm is None else float(band_mm))
     launch_limits(box, band, drive, limits)
-    found = [float(value) for value in to_host(device, limits)]
-    require_finite(found)
+    normal, vector, bent = (float(value) for value in to_host(device, limits))
+    require_finite((normal, vector, bent))
     real = spacing[box.shape[0] == 1 :]
-    count = steps_for(time, time_step, step_limit(real, *found, CFL))
+    count = steps_for(time, time_step, step_limit(real, normal, vector, bent, CFL))
     if count == 0:
         return like_input(field.copy(), phi)
     field, clock = field.copy(), xp.asarray([time / count, float(count), 0.0])
