@@ -21,8 +21,10 @@ from vesselseg.fields import (
 )
 from vesselseg.grid import Grid
 
+from . import flow_on_device
 from .field import asfield, require_interface
 from .flow import SPEEDS, flow_step, with_the_starts_sigma
+from .on_device import Device
 from .redistancing import redistance
 from .settings import RefineSettings
 from .step import LEARN_BLUR_AT, Problem, State, map_step, posterior
@@ -43,6 +45,7 @@ def refine(
     *,
     speed: ArrayLike | None = None,
     channels: Sequence[Volume] = (),
+    device: Device = None,
     progress: Progress = silent,
 ) -> Refinement:
     """Move a wall to its most probable place given the image, with its standard deviation.
@@ -61,6 +64,8 @@ def refine(
         Outward speed of the wall, of the energy that is given one.
     channels : sequence of Volume
         Images of the speed of the blood on the grid of the scan, which ``map`` uses with it.
+    device : cuda_kernels.launch.Device, optional
+        A GPU for the steps of a flow; ``map`` and ``keep_topology`` have no CUDA path.
 
     Returns
     -------
@@ -79,7 +84,13 @@ def refine(
     settings = settings or RefineSettings()
     clock = time.perf_counter()
     problem = pose(level_set, volume, settings, speed, channels)
-    state, reason, history = iterate(problem, progress)
+    if device is None:
+        state, reason, history = iterate(problem, progress)
+    else:
+        watch = watch_from(problem.start, problem.spacing, settings)
+        rests = RESTS[settings.energy]
+        phi, reason, history = flow_on_device.iterate(device, problem, watch, rests, progress)
+        state = State(phi, len(history))
     phi, sigma, estimates = FINISHES[settings.energy](problem, state)
     phi, sigma = (field.reshape(volume.grid.shape_kji) for field in (phi, sigma))
     return Refinement(
