@@ -81,6 +81,7 @@ KERNELS = {
     "sheet_system": Kernel("sheet.cu", ONE, "sheet.solve_along_wall", bytes=56),
     "sheet_step": Kernel("sheet.cu", ONE, "sheet.solve_along_wall", bytes=56),
     "sheet_turn": Kernel("sheet.cu", ONE, "sheet.solve_along_wall", bytes=32),
+    "calculate": Kernel("roof.cu", ONE, "roof.calculate", per_sm=8, bytes=8),
     "clear": Kernel("reduce.cu", ONE, "reduce.clear", bytes=4),
     "copy": Kernel("reduce.cu", REAL, "reduce.copy", bytes=8),
     "keep_count": Kernel("reduce.cu", ONE, "reduce.keep_count", threads=32),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import advect, closest_point, energy, reduce, reinit, sheet, tiles
+from . import advect, closest_point, energy, reduce, reinit, roof, sheet, tiles
 from . import wall as wall_kernels
 from .stencils import Array
 
@@ -853,6 +853,17 @@ def _field_of_bits(shape: tuple[int, ...], numbers: Array, bits: Array) -> Array
     return np.asarray((k * shape[1] + j) * shape[2] + found[entry, 2] + i)
 
 
+def _calculate(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    lanes = rng.random((2, int(roof.LANES))).astype(np.float32)
+    factor, summand = np.float32(0.999), np.float32(1e-3)
+    expected = lanes.copy()
+    roof.calculate(expected, factor, summand, 3)
+    args = (lanes, factor, summand, 3, lanes.size)
+    # Each of 192 steps rounds once or twice, and keeps what the ones before it rounded.
+    tolerance = 2 * 192 * EPSILON[lanes.dtype]
+    return Example(args, lambda args: (args[0],), (expected,), lanes.size, tolerance)
+
+
 def _clear(phi: Array, width: float, rng: np.random.Generator) -> Example:
     words = unset(phi.size, np.uint32)
     args = (words, phi.size)
@@ -872,10 +883,12 @@ def _keep(phi: Array, width: float, rng: np.random.Generator) -> Example:
 
 def _sums(phi: Array, width: float, rng: np.random.Generator) -> Example:
     moved, earlier = (phi + rng.normal(size=phi.shape).astype(phi.dtype) for _ in range(2))
-    expected = reduce.wall_sums(phi, moved, earlier, abs(width), 1.2)
-    args = (phi, moved, earlier, abs(width), 1.2, unset((reduce.CHUNKS, 4), np.float64), *phi.shape)
+    clock = np.array([0.1, float(width > 0), 0.0])
+    given = (phi, moved, earlier, clock, abs(width), 1.2)
+    expected = reduce.wall_sums(*given)
+    args = (*given, unset((reduce.CHUNKS, 4), np.float64), *phi.shape)
     tolerance = 1e-13 * float(np.abs(expected).max())  # sums in another order
-    return Example(args, lambda args: (args[5],), (expected,), phi.size, tolerance)
+    return Example(args, lambda args: (args[6],), (expected,), phi.size, tolerance)
 
 
 def _means(phi: Array, width: float, rng: np.random.Generator) -> Example:
@@ -1006,6 +1019,7 @@ EXAMPLES: dict[str, Callable[..., Example]] = {
     "sheet_system": _sheet_system,
     "sheet_step": _sheet_step,
     "sheet_turn": _sheet_turn,
+    "calculate": _calculate,
     "clear": _clear,
     "copy": _copied,
     "keep_count": _keep,

@@ -34,16 +34,17 @@ __device__ __forceinline__ int faces_at(int at, int nz, int ny, int nx) {
 }
 
 // Write, for each chunk: the sum of (moved - earlier)^2 where |phi| < near, the number of those
-// voxels, the lumen of moved in voxels (linear over the width), and its voxels in the faces.
+// voxels, the lumen of moved in voxels (linear over the width), and its voxels in the faces. Where
+// the clock says that nothing moves, phi stands for moved.
 template <typename T>
-__global__ void wall_sums(const T *phi, const T *moved, const T *earlier, double near, double width,
-                          double *parts, int nz, int ny, int nx) {
+__global__ void wall_sums(const T *phi, const T *moved, const T *earlier, const double *clock,
+                          double near, double width, double *parts, int nz, int ny, int nx) {
     const int n = nz * ny * nx, size = (n + CHUNKS - 1) / CHUNKS;
     for (int chunk = blockIdx.x; chunk < CHUNKS; chunk += gridDim.x) {
         double sums[4] = {0.0, 0.0, 0.0, 0.0};
         for (int m = threadIdx.x; m < size && chunk * size + m < n; m += blockDim.x) {
             const int at = chunk * size + m;
-            const double now = moved[at];
+            const double now = clock[1] > 0.0 ? moved[at] : phi[at];
             if (fabs((double)phi[at]) < near) {
                 const double step = now - (double)earlier[at];
                 sums[0] += step * step;

@@ -37,9 +37,11 @@ def chunked(values: Array) -> Array:
     return np.asarray(padded.reshape(CHUNKS, size).sum(axis=1))
 
 
-def wall_sums(phi: Array, moved: Array, earlier: Array, near: float, width: float) -> Array:
+def wall_sums(
+    phi: Array, moved: Array, earlier: Array, clock: Array, near: float, width: float
+) -> Array:
     """Return sums (CHUNKS, 4): squared steps near the wall, their number, lumen, faces."""
-    wide = moved.astype(np.float64)
+    wide = (moved if clock[1] > 0.0 else phi).astype(np.float64)
     at_wall = np.abs(phi.astype(np.float64)) < near
     faces = np.zeros(phi.shape)
     for axis, n in enumerate(phi.shape):

@@ -9,7 +9,7 @@ from .jit import compiled
 from .stencils import Array, Real
 
 LANES = np.uint64(256)  # independent chains: enough to fill the pipelines of any core
-CHAIN = 64  # operations of a chain and a round: one product and one sum in turns
+CHAIN = 128  # operations of a chain and a round: one product and one sum in turns
 
 
 @compiled(parallel=True)

@@ -139,9 +139,10 @@ def advect(
         raise ConfigError("bad curvature_weight", found=curvature_weight, need=">= 0")
     if lies_on_gpu(phi):
         drive, device = (speed, velocity, curvature_weight), launch.device_of(phi)
-        there: NDArray = on_device.advect(
-            device, phi, spacing_mm, time, drive, SCHEMES[scheme], time_step, band_mm
-        )
+        with on_device.current(device):
+            there: NDArray = on_device.advect(
+                device, phi, spacing_mm, time, drive, SCHEMES[scheme], time_step, band_mm
+            )
         return there
     field, spacing = asfield(phi, spacing_mm)
     require_width(band_mm, spacing)

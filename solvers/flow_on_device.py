@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vesselseg.errors import ConfigError
 from vesselseg.fields import Progress, StopReason
 
+from . import on_device
 from .flow import MOST_STEPS, NEAR, TRAVEL
 from .on_device import (
     Array,
@@ -28,6 +29,7 @@ from .on_device import (
     Layers,
     band_for,
     box_of,
+    current,
     launch_collect,
     launch_limits,
     launch_march,
@@ -38,7 +40,9 @@ from .on_device import (
     require_in_band,
     to_host,
 )
+from .redistancing import redistance
 from .schemes import CFL, SCHEMES
+from .settings import RefineSettings
 from .speed import BLOCK, EDGE, RIDGE, STRONGEST
 from .step import Problem
 from .watch import Watch, vessel_lost
@@ -108,10 +112,8 @@ class Flow:
 def flow_for(device: Device, problem: Problem) -> Flow:
     """Move a problem to a device and make room for its steps: the only move there."""
     energy = problem.settings.energy
-    if energy not in SPEEDS or problem.settings.keep_topology:
-        what = "keep_topology" if energy in SPEEDS else f"the energy {energy}"
-        remedy = "take --device cpu or auto"
-        raise ConfigError(f"{what} has no CUDA kernels", need=" | ".join(SPEEDS), remedy=remedy)
+    if what := without_kernels(problem.settings):
+        raise ConfigError(f"{what} has no CUDA kernels", remedy="take --device cpu or auto")
     xp = device.xp
     start = xp.array(problem.start)
     box = box_of(device, start, problem.spacing)
@@ -122,6 +124,13 @@ def flow_for(device: Device, problem: Problem) -> Flow:
         box.empty(CHUNKS, 4, dtype=np.float64), Report(box.zeros(16, dtype=np.float64)),
         band_for(box), layers_for(box), drive, extra,
     )  # fmt: skip
+
+
+def without_kernels(settings: RefineSettings) -> str:
+    """Name what of a refinement cannot run on a device, nothing if all can."""
+    if settings.energy not in SPEEDS:
+        return f"the energy {settings.energy}"
+    return "keep_topology" if settings.keep_topology else ""
 
 
 def launch_step(flow: Flow) -> None:
@@ -140,13 +149,13 @@ def launch_step(flow: Flow) -> None:
     box.copy(flow.phi, flow.field)
     scheme = SCHEMES["eno2"]
     launch_march(box, flow.band, flow.drive, scheme, flow.field, [flow.moved], report.clock,
-                 MOST_STEPS + 1)  # fmt: skip
+                 MOST_STEPS)  # fmt: skip
     band = flow.band
     box.launch("inspect_tiles", flow.field, *band.listed, band.rim, *report.seen, *box.shape)
     launch_redistance(box, flow.layers, flow.field, problem.band_mm, flow.moved)
     device.launch("keep_count", flow.layers.count, *report.wall)
-    box.launch("wall_sums", flow.phi, flow.moved, flow.before, NEAR * problem.unit, max(spacing),
-               flow.parts, *box.shape)  # fmt: skip
+    box.launch("wall_sums", flow.phi, flow.moved, flow.before, report.clock, NEAR * problem.unit,
+               max(spacing), flow.parts, *box.shape)  # fmt: skip
     device.launch("total", flow.parts, report.sums, CHUNKS, 4)
     box.launch("accept", flow.moved, flow.phi, flow.before, report.clock, box.size)
 
@@ -187,8 +196,15 @@ def iterate(
 
     The report of a step is read while the next one runs.
     """
+    with current(device):
+        return _iterate(flow_for(device, problem), watch, rests, progress)
+
+
+def _iterate(
+    flow: Flow, watch: Watch, rests: Rests, progress: Progress
+) -> tuple[NDArray, StopReason, list[dict[str, float]]]:
+    problem, device = flow.problem, flow.box.device
     settings = problem.settings
-    flow = flow_for(device, problem)
     step = device.record(lambda: launch_step(flow))
     history: list[dict[str, float]] = []
     coming: list[Any] = []
@@ -208,6 +224,17 @@ def iterate(
         reason = rests(steps, settings.tolerance)
     last = flow.before if coming else flow.phi
     return to_host(device, last), reason or StopReason.STEP_LIMIT, history
+
+
+def disagreement(device: Device) -> float:
+    """Redistance a small torus on a device and on the CPU; largest difference in voxels."""
+    z, y, x = np.ogrid[-5.4:5.6, -9.3:9.7, -9.1:9.9]
+    phi = np.hypot(np.hypot(y, x) - 5.0, z) ** 2 - 6.0
+    field = phi.astype(np.float32)
+    with current(device):
+        there = on_device.redistance(device, device.xp.asarray(field), 1.0, 3.0)
+        apart = to_host(device, there) - redistance(field, 1.0, band_mm=3.0)
+    return float(np.abs(apart).max())
 
 
 # --- the energies ------------------------------------------------------------------------------

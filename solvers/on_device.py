@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -261,6 +262,34 @@ def launch_march(
                        ca, cb, *drive.sizes, *box.shape, *box.spacing,
                        template=f",{scheme.order}")  # fmt: skip
             state = out
+
+
+def launch_evolution(
+    box: Box,
+    band: Band,
+    room: Layers,
+    drive: Drive,
+    scheme: Scheme,
+    phi: Array,
+    buffers: Sequence[Array],
+    clock: Array,
+    steps: int,
+    width: float,
+) -> None:
+    """Evolve for some steps in a band and redistance, in place; the first buffer is used for both.
+
+    Recorded once it is a whole evolution: replayed as often as there are redistancings.
+    """
+    launch_collect(box, band, phi, width)
+    launch_march(box, band, drive, scheme, phi, buffers, clock, steps)
+    launch_redistance(box, room, phi, width, buffers[0])
+    box.copy(buffers[0], phi)
+
+
+def current(device: Device) -> AbstractContextManager[Any]:
+    """Make a device the one on which CuPy allocates."""
+    cuda = getattr(device.xp, "cuda", None)
+    return nullcontext() if cuda is None else cuda.Device(device.index)
 
 
 # --- whole calls on arrays of a device ---------------------------------------------------------

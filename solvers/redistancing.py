@@ -155,7 +155,9 @@ def redistance(
         if method != "closest-point":
             need = "closest-point"
             raise ConfigError("method without CUDA kernels", found=method, need=need)
-        there: NDArray = on_device.redistance(launch.device_of(phi), phi, spacing_mm, band_mm)
+        device = launch.device_of(phi)
+        with on_device.current(device):
+            there: NDArray = on_device.redistance(device, phi, spacing_mm, band_mm)
         return there
     field, spacing = asfield(phi, spacing_mm)
     require_interface(field)

@@ -36,6 +36,7 @@ CORE = (
     "matplotlib",
 )
 EXTRAS = {
+    "gpu13": ("cupy-cuda13x",),
     "dicom": ("SimpleITK", "pydicom"),
     "study": ("pandas", "pyarrow", "optuna"),
     "cluster": ("distributed", "dask-jobqueue"),
@@ -45,7 +46,6 @@ EXTRAS = {
 }
 FIXED_BYTES = 500 * 2**20  # interpreter and libraries
 BYTES_PER_VOXEL = 300  # peak of the whole path beyond that, see studies/bench_path.py
-NO_CUDA = "the solver of this version has no CUDA kernels"
 CUDA_NAME = re.compile(r"cuda(?::(\d{1,3}))?")
 
 
@@ -56,7 +56,7 @@ class Device:
     Parameters
     ----------
     name : str
-        ``cpu``: the only device of this version.
+        ``cpu`` or ``cuda:N``: where the wall is refined.
     requested : str
         What was asked for.
     reason : str
@@ -67,33 +67,62 @@ class Device:
     requested: str
     reason: str = ""
 
+    @property
+    def index(self) -> int:
+        """Number of the CUDA device."""
+        return int(self.name.removeprefix("cuda:"))
+
     def as_dict(self) -> dict[str, str]:
         """Return the fields for the prior's provenance."""
         return asdict(self)
 
 
-def choose(requested: str = "auto") -> Device:
+def choose(requested: str = "auto", without: str = "") -> Device:
     """Apply the device rule: ``auto`` may fall back with a reason, an explicit choice never.
+
+    Parameters
+    ----------
+    requested : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    without : str
+        What of the computation has no CUDA kernels, if anything.
 
     Raises
     ------
     ConfigError
-        If the text is neither ``auto``, ``cpu``, ``cuda`` nor ``cuda:N``.
+        If the text is none of these, or a CUDA device is asked for what has no CUDA kernels.
     EnvironmentFault
-        If a CUDA device is asked for; names the devices present.
+        If a CUDA device is asked for that is not usable; names the devices present.
     """
     if requested == "cpu":
         return Device("cpu", requested)
-    if requested == "auto":
-        return Device("cpu", requested, NO_CUDA)
-    if not CUDA_NAME.fullmatch(requested):
+    match = CUDA_NAME.fullmatch(requested)
+    if requested != "auto" and not match:
         need = "auto, cpu, cuda or cuda:N"
         raise ConfigError("unknown device", path="--device", found=requested, need=need)
+    index = int(match[1] or 0) if match else 0
+    fault = cuda_fault(index)
+    kind = EnvironmentFault if fault else ConfigError
+    if without and not fault:
+        fault = f"{without} has no CUDA kernels"
+    if not fault:
+        return Device(f"cuda:{index}", requested)
+    if requested == "auto":
+        return Device("cpu", requested, fault)
     found = "devices cpu" + "".join(f", {name}" for name in gpus())
     remedy = "take --device auto or --device cpu"
-    raise EnvironmentFault(
-        f"{requested} is not usable, {NO_CUDA}", path="--device", found=found, remedy=remedy
-    )
+    fault = f"{requested} is not usable, {fault}"
+    raise kind(fault, path="--device", found=found, remedy=remedy)
+
+
+def cuda_fault(index: int = 0) -> str:
+    """Say why the solver cannot use a CUDA device, nothing if it can."""
+    if importlib.util.find_spec("cupy") is None:
+        return "CuPy is missing: pip install 'vesselseg[gpu13]', or gpu12 for CUDA 12"
+    import cupy
+
+    count = cupy.cuda.runtime.getDeviceCount() if cupy.cuda.is_available() else 0
+    return "" if index < count else f"CuPy sees {count} devices"
 
 
 def network_device(name: str) -> str:
@@ -270,6 +299,7 @@ def doctor() -> dict[str, Any]:
         "numba_cache": _numba_cache(),
         "device": choose().as_dict(),
         "gpus": list(gpus()),
+        "cuda": cuda_fault() or "usable",
     }
 
 

@@ -9,6 +9,7 @@ import functools
 import importlib.metadata
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,14 +20,16 @@ from pydantic import Field
 from . import __version__, dataset, evaluation
 from .calibration import calibrated, shipped
 from .config import Settings, build
-from .device import choose
-from .errors import DataError
-from .fields import LevelSet, Probability, Progress, Volume, silent
+from .cuda_kernels import launch
+from .device import Device, choose
+from .errors import DataError, EnvironmentFault
+from .fields import LevelSet, Probability, Progress, Refinement, Volume, silent
 from .flow import Flow, FlowSettings, corrected
 from .infer import SegmentSettings, segment, thread_count
 from .io.atomic import check_folder, write_bytes
 from .nets import checkpoint
 from .prior.boundary import BoundaryPrior, PriorSettings
+from .solvers.flow_on_device import disagreement, without_kernels
 from .solvers.redistancing import redistance
 from .solvers.refine import refine
 from .solvers.settings import RefineSettings
@@ -34,6 +37,7 @@ from .solvers.topology import keep_components, topology_report
 from .synth.cases import SynthSettings, case
 from .training import TrainConfig, fit
 
+AGREEMENT = 1e-4  # voxels between the redistancing of a device and of the CPU
 RECORDED = ("numpy", "scipy", "numba", "torch", "scikit-image", "h5py")
 
 
@@ -113,7 +117,7 @@ def build_prior(
         If the refinement loses the vessel.
     """
     config = config or PipelineConfig()
-    device = choose(config.device)
+    device = refining_device(config)
     clock = time.perf_counter()
     seconds: dict[str, float] = {}
     if start is None:
@@ -125,7 +129,7 @@ def build_prior(
     channels = []
     if flow is not None and config.flow.channel:
         channels = [Volume(flow.speed, flow.grid, flow.name)]
-    refined = refine(level_set, volume, config.refine, channels=channels, progress=progress)
+    refined, device = refined_on(device, level_set, volume, channels, config.refine, progress)
     level_set = chosen(refined.level_set, config)
     estimates = refined.estimates | topology_report(level_set.phi_mm)
     refined = replace(refined, level_set=level_set, estimates=estimates)
@@ -154,6 +158,41 @@ def build_prior(
     )
     progress("prior", 1.0, "done")
     return prior
+
+
+def refining_device(config: PipelineConfig) -> Device:
+    """Apply the device rule to what the configuration asks for."""
+    return choose(config.device, without_kernels(config.refine))
+
+
+def refined_on(
+    device: Device,
+    level_set: LevelSet,
+    volume: Volume,
+    channels: Sequence[Volume],
+    settings: RefineSettings,
+    progress: Progress,
+) -> tuple[Refinement, Device]:
+    """Refine on a device; ``auto`` begins anew on the CPU where the device fails.
+
+    It fails if it lacks memory, or if it redistances a small torus otherwise than the CPU.
+    """
+
+    def refined(gpu: launch.Device | None) -> Refinement:
+        return refine(level_set, volume, settings, channels=channels, device=gpu, progress=progress)
+
+    if device.name == "cpu":
+        return refined(None), device
+    gpu = launch.device(device.index)
+    try:
+        fault = "" if disagreement(gpu) <= AGREEMENT else "gives other results than the CPU"
+        if not fault:
+            return refined(gpu), device
+    except MemoryError:
+        fault = "has not enough memory"
+    if device.requested != "auto":
+        raise EnvironmentFault(f"{device.name} {fault}", path="--device", remedy="take auto or cpu")
+    return refined(None), replace(device, name="cpu", reason=f"{device.name} {fault}")
 
 
 def chosen(level_set: LevelSet, config: PipelineConfig) -> LevelSet:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from . import __version__, device
 from .cuda_kernels import advect as moving
 from .cuda_kernels import closest_point as closest
-from .cuda_kernels import gate, reinit, roof, wall
+from .cuda_kernels import gate, launch, reinit, roof, wall
 from .cuda_kernels import tiles as tiling
 from .errors import NumericalError
 from .fields import LevelSet, Progress, Volume, silent
@@ -96,7 +96,8 @@ def profile(
     Parameters
     ----------
     name : str
-        ``cpu``: the Numba kernels, on as many threads as Numba is given.
+        ``cpu``: the Numba kernels, on as many threads as Numba is given; ``cuda`` or ``cuda:N``:
+        the CUDA kernels; ``auto``: the device if there is one.
     quick : bool
         One small grid only.
 
@@ -111,11 +112,27 @@ def profile(
     NumericalError
         If a kernel gives a wrong result.
     """
-    device.choose(name)
+    chosen = device.choose(name)
+    seed = int.from_bytes(os.urandom(4), "little")
+    general = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "source": source_version(),
+        "seed": seed,
+    }
+    if chosen.name == "cpu":
+        return general | measured(quick, seed, progress)
+    from . import profiling_gpu
+
+    gpu = launch.device(chosen.index)
+    found = profiling_gpu.measured(gpu, quick, seed, progress)
+    return general | {"device": profiling_gpu.gpu_facts(gpu)} | found
+
+
+def measured(quick: bool, seed: int, progress: Progress) -> dict[str, Any]:
+    """Measure rates, kernels and jobs of the processor."""
     before = clock_mhz()
     progress("profile", 0.0, "memory and arithmetic")
     rates = {"copy_bytes_per_s": copy_rate(), "operations_per_s": arithmetic_rate()}
-    seed = int.from_bytes(os.urandom(4), "little")
     progress("profile", 0.05, "results")
     errors = checked(small_works(seed))
     kernels, jobs = [], []
@@ -132,9 +149,6 @@ def profile(
     return {
         "device": cpu_facts() | {"clock_mhz": [before, clock_mhz()]},
         "rates": rates,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "source": source_version(),
-        "seed": seed,
         "kernels": kernels,
         "jobs": jobs,
     }
@@ -511,8 +525,9 @@ def job_row(name: str, job: Callable[[], Any], shape: tuple[int, ...]) -> dict[s
 def table(result: dict[str, Any]) -> str:
     """Render a profile for the terminal."""
     rates, facts = result["rates"], result["device"]
+    threads = f", threads {facts['threads']}" if "threads" in facts else ""
     lines = [
-        f"{facts['name']}, threads {facts.get('threads', '')}: copies "
+        f"{facts['name']}{threads}: copies "
         f"{1e-9 * rates['copy_bytes_per_s']:.1f} GB/s, "
         f"{1e-9 * rates['operations_per_s']:.1f} G operations/s",
         f"{'kernel':<34}{'grid':>6}{'voxels':>11}{'ms':>10}{'floor':>10}{'share':>8}{'ns/voxel':>10}",

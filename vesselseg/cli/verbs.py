@@ -31,7 +31,7 @@ OPEN_WITH = "pyvista.read(file, force_ext='.vtkhdf')"
 
 def demo(terminal: Terminal, options: Options) -> int:
     """Run the bundled carotid scan and a phantom with known truth."""
-    machine(options)
+    machine(options, "the energy map")
     from ..demo import example
 
     with terminal.progress() as progress:
@@ -53,7 +53,7 @@ def prior(terminal: Terminal, options: Options) -> None:
     machine(options)
     from ..io import read_start, read_volume
     from ..io.atomic import check_target
-    from ..pipeline import PipelineConfig, build_prior
+    from ..pipeline import PipelineConfig, build_prior, refining_device
     from ..prior import check as prior_check
 
     given = {
@@ -68,7 +68,7 @@ def prior(terminal: Terminal, options: Options) -> None:
         "prior.extension_mm": options.extension,
     }
     config = settings(PipelineConfig, options, given)
-    device.choose(config.device)
+    refining_device(config)
     if config.components == "seed" and config.seed_point is None:
         remedy = "add --set seed_point=[x,y,z], RAS+ mm"
         raise ConfigError("components = seed without a seed point", remedy=remedy)
@@ -427,10 +427,10 @@ def velocity(options: Options, volume: Volume) -> Flow | None:
     return replace(flow, averaged=averaged, with_magnitude=not speed)
 
 
-def machine(options: Options) -> None:
+def machine(options: Options, without: str = "") -> None:
     """Refuse a ``--device`` that the solver does not run on, and apply the other limits."""
     if options.device is not None:
-        device.choose(options.device)
+        device.choose(options.device, without)
     limits(options)
 
 

@@ -1,0 +1,336 @@
+"""Redistancing, evolution and flows through the CUDA kernels take the decisions of the CPU path.
+
+The same launches run here through the sources compiled by g++, and marked ``gpu`` on a device.
+"""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+from build import HostDevice, host_device
+
+import vesselseg as vs
+from vesselseg import device as machine
+from vesselseg import phantoms, pipeline
+from vesselseg.cuda_kernels import launch
+from vesselseg.errors import (
+    ConfigError,
+    DataError,
+    EnvironmentFault,
+    NoInterfaceError,
+    NumericalError,
+)
+from vesselseg.solvers import advect, flow_on_device, on_device, redistance, stable_time_step
+from vesselseg.solvers.evolution import SCHEMES
+from vesselseg.solvers.field import lies_on_gpu
+
+REDISTANCED = 1e-4  # voxels: what two orders of rounding may make of one redistancing
+RUN = 2e-3  # voxels: the same after many
+UNDECIDED = 1e-2  # voxels from the wall: farther no voxel may change sides
+
+
+@pytest.fixture(params=["g++", pytest.param("gpu", marks=pytest.mark.gpu)])
+def gpu(request):
+    if request.param == "g++":
+        return host_device()
+    if fault := machine.cuda_fault():
+        pytest.skip(fault)
+    return launch.device(0)
+
+
+def torus(spacing, shift=0.0):
+    shape = phantoms.make("torus", radius=2.5)
+    grid = shape.grid(spacing)
+    return grid, (shape.phi(grid) + shift).astype(np.float32)
+
+
+def blobs(shape, seed, dtype=np.float32):
+    """A rough wall of several parts that leaves the box."""
+    rng = np.random.default_rng(seed)
+    points = np.moveaxis(np.indices(shape), 0, -1)
+    away = [np.linalg.norm(points - rng.uniform(0, 1, 3) * shape, axis=-1) for _ in range(3)]
+    return (1.3 * (np.minimum.reduce(away) - 5.0) + 0.1 * rng.normal(size=shape)).astype(dtype)
+
+
+WALLS = {
+    "rough": (blobs((20, 23, 37), 1), (1.0, 1.0, 1.0)),
+    "oblong voxels": (blobs((15, 31, 33), 2), (2.0, 0.7, 0.7)),
+    "torus": (torus((1.2, 0.5, 0.5))[1], (1.2, 0.5, 0.5)),
+    "float64": (blobs((16, 19, 21), 3, np.float64), (1.0, 1.0, 1.0)),
+    "plane": (blobs((1, 33, 41), 4)[0], (1.0, 0.8)),
+    "two slices": (blobs((2, 25, 27), 5), (1.0, 1.0, 1.0)),
+}
+
+
+@pytest.mark.parametrize("name", WALLS)
+def test_redistancing_on_a_device_is_that_of_the_cpu(gpu, name):
+    phi, spacing = WALLS[name]
+    with on_device.current(gpu):
+        found = on_device.redistance(gpu, gpu.xp.array(phi), spacing, 4.5 * max(spacing))
+        found = on_device.to_host(gpu, found)
+    expected = redistance(phi, spacing, band_mm=4.5 * max(spacing))
+    assert found.shape == phi.shape
+    assert found.dtype == expected.dtype
+    assert np.abs(found - expected).max() <= REDISTANCED * min(spacing)
+    assert ((found < 0) == (expected < 0)).all()
+
+
+def test_closest_points_are_corrected_and_finished_on_the_device():
+    """Without what the last block does, the same wall is wrong: the comparison sees it."""
+    phi = blobs((20, 23, 37), 1)
+    expected = redistance(phi, 1.0, band_mm=4.5)
+    for name in ("finish_layers", "finish_corrections", "put_improved"):
+        device = host_device()
+        run = device.launch
+        device.launch = lambda instance, *args, run=run, name=name: (
+            None if instance.startswith(name) else run(instance, *args)
+        )
+        found = on_device.redistance(device, phi, 1.0, 4.5)
+        assert np.abs(found - expected).max() > REDISTANCED, name
+
+
+def test_evolution_on_a_device_is_that_of_the_cpu(gpu):
+    phi = redistance(blobs((20, 23, 37), 1), (1.0, 0.7, 0.8), band_mm=5.0)
+    rng = np.random.default_rng(0)
+    speed = rng.uniform(-1.0, 1.0, phi.shape).astype(np.float32)
+    velocity = rng.uniform(-0.5, 0.5, (*phi.shape, 3)).astype(np.float32)
+    for scheme in ("weno5", "eno2"):
+        with on_device.current(gpu):
+            motion = (speed, velocity, 0.1), SCHEMES[scheme], None, 5.0
+            found = on_device.advect(gpu, gpu.xp.array(phi), (1.0, 0.7, 0.8), 0.4, *motion)
+            found = on_device.to_host(gpu, found)
+        expected = advect(phi, (1.0, 0.7, 0.8), 0.4, speed=speed, velocity=velocity,
+                          curvature_weight=0.1, scheme=scheme, band_mm=5.0)  # fmt: skip
+        assert np.abs(expected - phi).max() > 0.2
+        # Steps and stages of sums of a dozen terms each.
+        assert np.abs(found - expected).max() <= 1e-5
+
+
+def test_a_device_refuses_what_the_cpu_refuses():
+    device = host_device()
+    phi = torus(0.7)[1]
+    eno2 = SCHEMES["eno2"]
+    with pytest.raises(DataError, match="non-finite level set"):
+        on_device.redistance(device, np.where(phi < -2, np.nan, phi), 0.7, 3.0)
+    with pytest.raises(DataError, match="bad spacing"):
+        on_device.redistance(device, phi, (1.0, 2.0), 3.0)
+    with pytest.raises(NoInterfaceError):
+        on_device.redistance(device, np.abs(phi) + 1.0, 0.7, 3.0)
+    with pytest.raises(ConfigError, match="CFL"):
+        on_device.advect(device, phi, 0.7, 5.0, (1.0, None, 0.0), eno2, 1.0, 3.0)
+    with pytest.raises(DataError, match="bad speed"):
+        on_device.advect(device, phi, 0.7, 5.0, (phi[1:], None, 0.0), eno2, None, 3.0)
+    with pytest.raises(DataError, match="non-finite speed"):
+        on_device.advect(device, phi, 0.7, 5.0, (np.nan, None, 0.0), eno2, None, 3.0)
+    with pytest.raises(NumericalError, match="rim of its band"):
+        on_device.advect(device, phi, 0.7, 2.2, (1.0, None, 0.0), eno2, None, 2.5)
+
+
+def test_arrays_of_a_device_are_told_from_others():
+    there = type("There", (), {"__cuda_array_interface__": {}})
+    assert lies_on_gpu(there())
+    assert not lies_on_gpu(np.zeros(3))
+
+
+def scan(grid, truth, seed=0):
+    rng = np.random.default_rng(seed)
+    return vs.Volume((truth < 0) + 0.1 * rng.standard_normal(truth.shape), grid)
+
+
+def flow_case(energy, iterations, spacing=(1.2, 0.8, 0.8)):
+    grid, truth = torus(spacing)
+    band = 4.5 * max(spacing)
+    start = vs.LevelSet(redistance(truth + 0.4, spacing, band_mm=band), grid, band)
+    settings = vs.RefineSettings(energy=energy, iterations=iterations, time=1.2, balloon=0.1)
+    speed = {"speed": -0.3} if energy == "given" else {}
+    return (start, scan(grid, truth), settings), speed
+
+
+@pytest.mark.parametrize("energy", ["chan_vese", "local", "gac", "given"])
+def test_a_flow_on_a_device_is_that_of_the_cpu(gpu, energy):
+    arguments, speed = flow_case(energy, 3)
+    expected = vs.refine(*arguments, **speed)
+    found = vs.refine(*arguments, **speed, device=gpu)
+    phi, other = expected.level_set.phi_mm, found.level_set.phi_mm
+    assert np.abs(phi - arguments[0].phi_mm).max() > 0.1
+    assert np.abs(phi - other).max() <= RUN * 0.8
+    assert np.abs(phi[(phi < 0) != (other < 0)]).max(initial=0.0) < UNDECIDED * 0.8
+    assert (found.reason, found.steps) == (expected.reason, expected.steps)
+    for a, b in zip(found.history, expected.history, strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
+
+
+def test_a_plane_flows_on_a_device_as_on_the_cpu():
+    grid = vs.Grid.from_spacing((40, 37), (1.0, 0.8))
+    y, x = np.indices(grid.shape_kji)
+    truth = np.hypot(y - 19.7, 0.8 * x - 14.3) - 8.0
+    start = vs.LevelSet(redistance(truth + 1.0, (1.0, 0.8), band_mm=4.5), grid, 4.5)
+    for energy in ("local", "gac"):
+        settings = vs.RefineSettings(energy=energy, iterations=2)
+        expected = vs.refine(start, scan(grid, truth), settings).level_set.phi_mm
+        found = vs.refine(start, scan(grid, truth), settings, device=host_device())
+        assert np.abs(found.level_set.phi_mm - expected).max() <= RUN * 0.8
+
+
+class Looking(HostDevice):
+    """Writes down what the host asks for."""
+
+    def __init__(self):
+        super().__init__()
+        self.log = []
+
+    def record(self, function):
+        replay = super().record(function)
+
+        def step():
+            self.log.append("step")
+            replay()
+
+        return step
+
+    def later(self, array):
+        copied = super().later(array)
+        value = copied.value
+        self.log.append("ask")
+        copied.value = lambda: (self.log.append("read"), value())[1]
+        return copied
+
+
+def test_the_host_reads_a_step_only_while_the_next_one_runs():
+    host_device()
+    device = Looking()
+    arguments, speed = flow_case("given", 6)
+    found = vs.refine(*arguments, **speed, device=device)
+    assert found.converged
+    assert found.steps < 6
+    # Of the step after the one at rest nothing is read; the last reading is that of the result.
+    ahead = ["step", "ask"] + ["step", "ask", "read"] * found.steps
+    assert device.log == [*ahead, "ask", "read"]
+
+
+def test_a_vessel_that_vanishes_on_a_device_is_an_error():
+    (start, image, settings), _ = flow_case("given", 20)
+    settings = settings.model_copy(update={"time": 100.0, "volume_limits": (1e-9, 5.0)})
+    with pytest.raises(NumericalError, match="vessel lost at step"):
+        vs.refine(start, image, settings, speed=-0.3, device=host_device())
+
+
+def test_what_has_no_cuda_kernels_is_refused_on_a_device():
+    (start, image, _), _ = flow_case("given", 1)
+    for settings in (vs.RefineSettings(), vs.RefineSettings(energy="gac", keep_topology=True)):
+        with pytest.raises(ConfigError, match="no CUDA kernels"):
+            vs.refine(start, image, settings, device=host_device())
+
+
+def test_an_evolution_recorded_once_is_the_evolution_step_by_step(gpu):
+    """Five steps of ENO2 and RK2 and a redistancing, replayed: job R of the profile."""
+    phi = redistance(blobs((20, 23, 37), 1), 1.0, band_mm=4.5)
+    speed = np.full(phi.shape, 0.1, np.float32)
+    step = stable_time_step((1.0,) * 3, speed=speed)
+    expected = phi
+    for _ in range(2):
+        expected = advect(expected, 1.0, 5 * step, speed=speed, scheme="eno2", time_step=step,
+                          band_mm=4.5)  # fmt: skip
+        expected = redistance(expected, 1.0, band_mm=4.5)
+    with on_device.current(gpu):
+        replay, field = evolution(gpu, phi, speed, step)
+        for _ in range(2):
+            replay()
+        found = on_device.to_host(gpu, field)
+        plain, other = evolution(gpu, phi, speed, step)
+        for _ in range(2):
+            for call in plain.launches:
+                call()
+        assert np.array_equal(found, on_device.to_host(gpu, other))
+    assert np.abs(found - expected).max() <= RUN
+
+
+def evolution(gpu, phi, speed, step):
+    field = gpu.xp.array(phi)
+    box = on_device.box_of(gpu, field, (1.0,) * 3)
+    drive = on_device.Drive(gpu.xp.asarray(speed.reshape(-1)), None, None)
+    clock = gpu.xp.asarray(np.array([step, 5.0, 0.0]))
+    band, room, buffer = on_device.band_for(box), on_device.layers_for(box), box.empty()
+    arguments = (box, band, room, drive, SCHEMES["eno2"], field, [buffer], clock, 5, 4.5)
+    return gpu.record(lambda: on_device.launch_evolution(*arguments)), field
+
+
+@pytest.mark.gpu
+def test_the_host_is_back_before_the_device_is_done():
+    """Nothing waits inside an evolution: all of it is queued while its beginning still runs."""
+    if fault := machine.cuda_fault():
+        pytest.skip(fault)
+    gpu = launch.device(0)
+    phi = redistance(blobs((128, 128, 128), 1), 1.0, band_mm=4.5)
+    replay, _ = evolution(gpu, phi, np.full(phi.shape, 0.1, np.float32), 0.5)
+    replay()
+    assert replay.graph is not None
+    for _ in range(50):
+        replay()
+    event = gpu.xp.cuda.Event(disable_timing=True)
+    event.record()
+    assert not event.done
+
+
+# --- the device rule -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_gpu(monkeypatch):
+    """A machine whose only CUDA device is g++."""
+    monkeypatch.setattr(machine, "cuda_fault", lambda index=0: "" if index == 0 else "1 device")
+    monkeypatch.setattr(launch, "device", lambda index: host_device())
+
+
+def built(requested, **settings):
+    (start, image, _), _ = flow_case("chan_vese", 1)
+    refine = {"energy": "chan_vese", "iterations": 1, **settings}
+    config = pipeline.build(pipeline.PipelineConfig, {"device": requested, "refine": refine})
+    return pipeline.build_prior(image, config, start=start)
+
+
+def mean(prior):
+    """The mean wall, metres."""
+    return prior.phi_mean_m
+
+
+def test_a_prior_made_on_a_device_is_that_of_the_cpu(with_gpu):
+    there, here = built("auto"), built("cpu")
+    assert there.provenance["device"] == {"name": "cuda:0", "requested": "auto", "reason": ""}
+    assert np.abs(mean(there) - mean(here)).max() <= RUN * 0.8e-3
+    with pytest.raises(EnvironmentFault, match="cuda:1 is not usable"):
+        built("cuda:1")
+    with pytest.raises(ConfigError, match="the energy map has no CUDA kernels"):
+        built("cuda", energy="map")
+
+
+@pytest.mark.parametrize("fault", ["memory", "result"])
+def test_a_device_that_fails_gives_way_to_the_cpu_under_auto_alone(with_gpu, monkeypatch, fault):
+    def full(*arguments):
+        raise MemoryError
+
+    if fault == "memory":
+        monkeypatch.setattr(flow_on_device, "layers_for", full)
+    else:
+        monkeypatch.setattr(pipeline, "disagreement", lambda gpu: float("nan"))
+    words = "memory" if fault == "memory" else "other results"
+    found, expected = built("auto"), built("cpu")
+    assert found.provenance["device"]["name"] == "cpu"
+    assert words in found.provenance["device"]["reason"]
+    assert np.array_equal(mean(found), mean(expected))
+    with pytest.raises(EnvironmentFault, match=words):
+        built("cuda")
+
+
+def test_the_self_test_sees_a_wrong_kernel():
+    device = host_device()
+    assert flow_on_device.disagreement(device) <= REDISTANCED
+    run = device.launch
+    device.launch = lambda instance, *args: (
+        None if instance.startswith("seed_closest") else run(instance, *args)
+    )
+    assert not flow_on_device.disagreement(device) <= REDISTANCED
+
+
+def test_arrays_of_the_host_need_no_current_device():
+    assert isinstance(on_device.current(host_device()), nullcontext)

@@ -1,0 +1,38 @@
+"""The profile of a device runs through, here on the sources compiled by g++."""
+
+import pytest
+from build import host_device
+
+from vesselseg import profiling, profiling_gpu
+from vesselseg.cuda_kernels.catalogue import instances
+from vesselseg.errors import NumericalError
+from vesselseg.fields import silent
+
+
+def test_a_profile_of_a_device_holds_every_kernel_and_job(monkeypatch):
+    """Times of an emulation mean nothing: what is asked is that each is there, and right."""
+    chosen = ["advect_tiles<float,2>", "next_layer", "wall_sums<float>", "calculate"]
+    monkeypatch.setattr(profiling_gpu, "instances", lambda: chosen)
+    monkeypatch.setattr(profiling_gpu, "QUICK", (20,))
+    monkeypatch.setattr(profiling_gpu, "MOST_SECONDS", 0.0)
+    monkeypatch.setattr(profiling_gpu, "STEPS", 5)
+    monkeypatch.setattr(profiling, "STEPS", 5)
+    found = profiling_gpu.measured(host_device(), True, 7, silent)
+    assert [row["name"] for row in found["kernels"]] == chosen
+    assert set(chosen) <= set(instances())
+    rows = found["kernels"] + found["jobs"]
+    assert all(row["median_ms"] > 0.0 for row in rows)
+    job = next(row for row in found["jobs"] if row["name"] == "job R")
+    assert job["max_error"] <= 2e-3
+    assert job["farthest_differing"] < 1e-2
+    facts = {"device": {"name": "g++", "kind": "cuda"}}
+    assert "job R" in profiling.table(found | facts)
+
+
+def test_a_wrong_kernel_gets_no_time():
+    device = host_device()
+    run = device.launch
+    device.launch = lambda name, *args: None if name == "total" else run(name, *args)
+    assert profiling_gpu.checked(device, "wall_sums<float>", 1) < 1e-9
+    with pytest.raises(NumericalError, match="kernel total is wrong"):
+        profiling_gpu.checked(device, "total", 1)
