@@ -305,7 +305,7 @@ def asfield(
     finite = int(xp.isfinite(array).sum())
     if finite < array.size:
         raise non_finite(array.size - finite)
-    field = xp.ascontiguousarray(xp.clip(array, -diameter, diameter), dtype=dtype)
+    field = xp.clip(xp.ascontiguousarray(array, dtype=dtype), -diameter, diameter)
     return field[None] if array.ndim == 2 else field, spacing
 
 

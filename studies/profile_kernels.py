@@ -8,6 +8,7 @@ two roofs of the machine, and each kernel's share of its floor. Needs a quiet ma
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import re
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vesselseg import device as machine
 from vesselseg import profiling
 from vesselseg.io.atomic import write_bytes
 
@@ -53,7 +54,60 @@ def peers(size: int) -> Iterator[Peer]:
            lambda: segmentation.chan_vese(plane, max_num_iter=50, tol=0.0))  # fmt: skip
 
 
-def torch_steps(phi: NDArray, speed: NDArray, device: str) -> Any:
+def peers_on(device: Any, size: int) -> Iterator[Peer]:
+    """Return the same on a CUDA device, those that are installed; nobody has run this yet."""
+    cupy = device.xp
+    phi = profiling.vessel_tree(size)
+    mask = cupy.asarray(phi < 0)
+    from cupyx.scipy import ndimage
+
+    yield ("cupyx distance transform", "redistance, closest points", phi.shape,
+           lambda: ndimage.distance_transform_edt(mask))  # fmt: skip
+    if importlib.util.find_spec("cucim"):
+        from cucim.core.operations import morphology
+        from cucim.skimage import segmentation
+
+        yield ("cuCIM distance transform", "redistance, closest points", phi.shape,
+               lambda: morphology.distance_transform_edt(mask))  # fmt: skip
+        plane = cupy.asarray(profiling.noisy_image(phi)[size // 2], dtype=cupy.float64)
+        ours = "chan_vese, 5 steps, arrays of the host"
+        yield ("cuCIM chan_vese, a plane, 50 steps", ours, plane.shape,
+               lambda: segmentation.chan_vese(plane, max_num_iter=50, tol=0.0))  # fmt: skip
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        if torch.cuda.is_available():
+            name = f"cuda:{device.index}"
+            field = torch.as_tensor(phi, device=name)
+            speed = torch.as_tensor(profiling.swaying(phi.shape), device=name)
+
+            def steps() -> None:
+                torch_steps(field, speed, name)
+                torch.cuda.synchronize(device.index)
+
+            yield ("plain torch, 100 dense steps of first order", "job R", phi.shape, steps)
+
+
+def measured_peers(chosen: str, quick: bool) -> list[dict[str, Any]]:
+    """Time the peers of the device that was profiled, on one grid."""
+    found = machine.choose(chosen)
+    if found.name == "cpu":
+        made = peers(profiling.QUICK[0] if quick else profiling.SIZES[0])
+        timer = profiling.seconds_of
+    else:
+        from vesselseg import profiling_gpu
+        from vesselseg.cuda_kernels import launch
+
+        gpu = launch.device(found.index)
+        made = peers_on(gpu, profiling_gpu.QUICK[0] if quick else profiling_gpu.SIZES[1])
+        timer = functools.partial(profiling_gpu.seconds_on, gpu)
+    return [
+        {"name": name, "beside": ours, "shape": list(shape), **profiling.quantiles(timer(call))}
+        for name, ours, shape, call in made
+    ]
+
+
+def torch_steps(phi: Any, speed: Any, device: str) -> Any:
     """Evolve by Godunov's scheme of first order on the whole grid, as a user of torch would."""
     import torch
 
@@ -120,12 +174,7 @@ def main() -> None:
     options.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder")
     given = options.parse_args()
     result = profiling.profile(given.device, quick=given.quick)
-    sizes = profiling.QUICK if given.quick else profiling.SIZES[:1]
-    result["peers"] = [
-        {"name": name, "beside": ours, "shape": list(shape),
-         **profiling.quantiles(profiling.seconds_of(call))}
-        for size in sizes for name, ours, shape, call in peers(size)
-    ]  # fmt: skip
+    result["peers"] = measured_peers(given.device, given.quick)
     print(profiling.table(result))
     for row in result["peers"]:
         print(f"{row['name']}: {row['median_ms']:.1f} ms")
