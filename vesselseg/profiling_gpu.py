@@ -134,7 +134,7 @@ def issue_rate(device: Any) -> float:
     rounds = ROUNDS if hasattr(device.xp, "cuda") else 1
     values = device.xp.ones(lanes, np.float32)
     replay = device.record(lambda: device.launch("calculate", values, 0.999, 1e-3, rounds, lanes))
-    return 64.0 * lanes * rounds / min(seconds_on(device, replay))
+    return 64.0 * int(lanes) * rounds / min(seconds_on(device, replay))
 
 
 # --- kernels -----------------------------------------------------------------------------------
