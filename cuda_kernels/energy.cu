@@ -38,17 +38,22 @@ __global__ void block_means(const float *image, const T *phi, double width, doub
     const int all = (nz + bz - 1) / bz * down * across;
     for (int n = blockIdx.x * blockDim.x + threadIdx.x; n < all; n += gridDim.x * blockDim.x) {
         const int k0 = n / across / down * bz, j0 = n / across % down * by, i0 = n % across * bx;
-        double found[4] = {0.0, 0.0, 0.0, 0.0};
+        double lumen = 0.0, inner = 0.0, around = 0.0, outer = 0.0;
         for (int k = k0; k < min(k0 + bz, nz); ++k)
             for (int j = j0; j < min(j0 + by, ny); ++j)
                 for (int i = i0; i < min(i0 + bx, nx); ++i) {
                     const int at = (k * ny + j) * nx + i;
                     if (!(fabs((double)phi[at]) < width)) continue;
-                    const int side = phi[at] < T(0) ? 0 : 2;
-                    found[side] += 1.0;
-                    found[side + 1] += image[at];
+                    const bool inside = phi[at] < T(0);
+                    lumen += inside ? 1.0 : 0.0;
+                    inner += inside ? (double)image[at] : 0.0;
+                    around += inside ? 0.0 : 1.0;
+                    outer += inside ? 0.0 : (double)image[at];
                 }
-        for (int c = 0; c < 4; ++c) sums[n * 4 + c] = found[c];
+        sums[n * 4] = lumen;
+        sums[n * 4 + 1] = inner;
+        sums[n * 4 + 2] = around;
+        sums[n * 4 + 3] = outer;
     }
 }
 
@@ -97,8 +102,11 @@ __global__ void local_speed(const float *image, const double *wide, const double
             const double x = clamped((at % nx + 0.5) / bx - 0.5, 0.0, nbx - 1.0);
             const int k = (int)z, j = (int)y, i = (int)x;
             double inner = 0.0, outer = 0.0;
+#pragma unroll 1
             for (int c = k; c < min(k + 2, nbz); ++c)
+#pragma unroll 1
                 for (int b = j; b < min(j + 2, nby); ++b)
+#pragma unroll 1
                     for (int a = i; a < min(i + 2, nbx); ++a) {
                         const double w =
                             (1.0 - fabs(z - c)) * (1.0 - fabs(y - b)) * (1.0 - fabs(x - a));

@@ -5,7 +5,7 @@
 #include "stencils.cuh"
 #include "block.cuh"
 
-constexpr int CHUNKS = 512;
+enum { CHUNKS = 512 };
 
 __global__ void clear(unsigned *words, int n) {
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x)
