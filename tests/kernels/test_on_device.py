@@ -148,7 +148,7 @@ def flow_case(energy, iterations, spacing=(1.2, 0.8, 0.8)):
 
 @pytest.mark.parametrize("energy", ["chan_vese", "local", "gac", "given"])
 def test_a_flow_on_a_device_is_that_of_the_cpu(gpu, energy):
-    arguments, speed = flow_case(energy, 3)
+    arguments, speed = flow_case(energy, 2)
     expected = vs.refine(*arguments, **speed)
     found = vs.refine(*arguments, **speed, device=gpu)
     phi, other = expected.level_set.phi_mm, found.level_set.phi_mm
@@ -166,7 +166,7 @@ def test_a_plane_flows_on_a_device_as_on_the_cpu():
     truth = np.hypot(y - 19.7, 0.8 * x - 14.3) - 8.0
     start = vs.LevelSet(redistance(truth + 1.0, (1.0, 0.8), band_mm=4.5), grid, 4.5)
     for energy in ("local", "gac"):
-        settings = vs.RefineSettings(energy=energy, iterations=2)
+        settings = vs.RefineSettings(energy=energy, iterations=1)
         expected = vs.refine(start, scan(grid, truth), settings).level_set.phi_mm
         found = vs.refine(start, scan(grid, truth), settings, device=host_device())
         assert np.abs(found.level_set.phi_mm - expected).max() <= RUN * 0.8
