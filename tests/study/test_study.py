@@ -58,6 +58,14 @@ def test_every_engine_gives_the_table_of_the_serial_one(name, table, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_local_clusters_run_beside_each_other(table, tmp_path):
+    work = Work(Study(), ".")
+    with engines.start(engine("dask", 1), work):
+        study.run(SMALL, tmp_path / "s", engine=engine("dask", 1))
+    assert study.table(tmp_path / "s") == table
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["refine", "prior", "segment"])
 def test_real_stages_are_bitwise_equal_on_every_engine(kind, tmp_path):
     asked = {
@@ -101,7 +109,7 @@ def test_a_running_scheduler_and_a_queue_give_the_table_too(table, tmp_path, mon
     distributed = pytest.importorskip("distributed")
     pytest.importorskip("dask_jobqueue")
     options = {"n_workers": 2, "threads_per_worker": 1, "host": "127.0.0.1"}
-    with distributed.LocalCluster(**options, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(**options, dashboard_address="127.0.0.1:0") as cluster:
         joined = engines.choose(scheduler=cluster.scheduler_address)
         study.run(SMALL, tmp_path / "joined", engine=joined)
     assert study.table(tmp_path / "joined") == table

@@ -20,6 +20,7 @@ from .plan import Job
 
 CONNECT_SECONDS = 20.0
 STARTUP_SECONDS = 120.0
+LOOPBACK = "127.0.0.1:0"  # any free port; None would be 8787, seen by everyone, once a machine
 QUEUE_MEMORY = 4 * 2**30
 
 
@@ -111,7 +112,8 @@ def _cluster(engine: Engine, work: Work) -> Any:
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
-        dashboard_address=None,
+        dashboard_address=LOOPBACK,
+        worker_dashboard_address=LOOPBACK,
         memory_limit=engine.limit,
         silence_logs=logging.ERROR,
     )
@@ -139,6 +141,7 @@ def _queued(engine: Engine, work: Work) -> Any:
     cluster = kind(
         cores=1,
         processes=1,
+        scheduler_options={"dashboard_address": LOOPBACK},
         job_cpu=work.study.threads,
         memory=f"{(engine.memory or QUEUE_MEMORY) // 2**20}MiB",
         job_script_prologue=[*exports, "unset MALLOC_TRIM_THRESHOLD_"],
