@@ -29,6 +29,7 @@ from ..flow import Flow, FlowSettings, pcmra, sigma_u
 from ..grid import Grid
 from ..wall_geometry import smallest_radius
 from . import covariance, fields
+from .centreline import centreline
 from .cut import cut_wall
 from .inflow import Measured
 from .openings import Ends, find_openings, grid_labels, reordered
@@ -431,7 +432,7 @@ def _assemble(
         },
         "/boundary": {},
         "/boundary/openings": {"field_units": OPENING_UNITS},
-        "/surface": surface,
+        **surface,
         "/images": {},
         "/images/probability": {"source": source},
         "/quality": {
@@ -462,7 +463,7 @@ def _boundary(
     settings: PriorSettings,
     covariance_of: tuple[float, int],
 ) -> tuple[Ends, dict[str, Any]]:
-    """Add openings, labels and surface to the arrays; return the attributes of /surface."""
+    """Add openings, labels, surface and centreline to the arrays; return their attributes."""
     lumen = Lumen(arrays["/geometry/phi_mean"], affine)
     cuts = [(*(METRE_PER_MM * x for x in cut[:3]), *cut[3:]) for cut in settings.cuts]
     points = [tuple(METRE_PER_MM * x for x in point) for point in settings.seed_points]
@@ -478,10 +479,17 @@ def _boundary(
     wall, attributes = fields.wall(arrays, affine, cut)
     arrays |= wall
     arrays["/boundary/domain"], arrays["/boundary/label"] = grid_labels(lumen, ends, band_m)
+    axis = centreline(lumen, ends)
+    arrays |= {
+        "/centerline/points": axis.points,
+        "/centerline/radius": axis.radius.astype(np.float32),
+        "/centerline/edges": axis.edges.astype(np.int32),
+        "/centerline/branch": axis.branch.astype(np.int32),
+    }
     arrays["/boundary/openings"] = fields.openings_table(
         arrays, affine, ends, covariance_of, extension
     )
-    return ends, attributes
+    return ends, {"/surface": attributes, "/centerline": axis.facts()}
 
 
 def _require_grid(grid: Grid, *others: Grid | None) -> None:
