@@ -198,3 +198,31 @@ def test_area_std_is_that_of_drawn_walls():
     areas = inside.sum(axis=(1, 2), dtype=float) * 1e-6
     # s.d. of 60 draws: 9 %; the curvature of the rim enters at second order
     assert areas.std() == pytest.approx(row["area_std_m2"], rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "facts"),
+    [
+        ("bifurcation", (28, 30, 30), (3, 3, 1, 0)),
+        ("torus", None, (1, 0, 0, 1)),
+        ("curved_tube", (30, 30, 30), (1, 2, 0, 0)),
+    ],
+)
+def test_centreline_runs_along_the_axis_and_ends_at_the_openings(name, shape, facts):
+    exact = phantoms.make(name, radius=4.0)
+    grid = exact.grid(1.0, shape=shape)
+    prior = make.prior(exact.phi(grid), grid)
+    assert tuple(prior.attributes["/centerline"].values()) == facts
+    points = prior.arrays["/centerline/points"] * 1e3
+    away = np.linalg.norm(points[:, None] - exact.axis_xyz[None], axis=-1).min(axis=1)
+    assert np.median(away) < 0.2  # the axis is sampled at a tenth of a voxel
+    assert away.max() < 1.0  # where branches meet
+    radius = prior.arrays["/centerline/radius"] * 1e3
+    if name != "bifurcation":
+        assert radius == pytest.approx(np.full(len(radius), 4.0), rel=0.05)
+    for row in prior.openings:
+        assert np.linalg.norm(points - row["centre_m"] * 1e3, axis=1).min() < 1e-9
+    edges = prior.arrays["/centerline/edges"]
+    assert len(np.unique(prior.arrays["/centerline/branch"])) == facts[0]
+    length = np.linalg.norm(points[edges[:, 0]] - points[edges[:, 1]], axis=1)
+    assert length.max() < 3.0 + 4.0  # no edge leaves the lumen's neighbourhood

@@ -285,6 +285,13 @@ def check(terminal: Terminal, options: Options) -> int:
 
 def info(terminal: Terminal, options: Options) -> None:
     """Show what a prior, a scan or a checkpoint holds and where it comes from."""
+    if is_prior(options) and not options.json:
+        from ..prior.boundary import BoundaryPrior
+        from ..prior.page import page
+
+        lines = page(BoundaryPrior.read(options.file))
+        show({}, False, lambda: "\n".join([*lines, "", f"  open with {OPEN_WITH}"]))
+        return
     result = described(options)
     show(result, options.json, lambda: "\n".join(outline(result)))
 

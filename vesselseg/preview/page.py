@@ -47,6 +47,17 @@ UNKNOWN = ("no orientation", "orientation unknown")
 
 
 @dataclass(frozen=True, eq=False)
+class Mark:
+    """An opening: its plane in the world, mm, and its flow out of the domain, ml/s, if known."""
+
+    name: str
+    centre: Array
+    normal: Array
+    radius: float
+    flow: float | None
+
+
+@dataclass(frozen=True, eq=False)
 class Scene:
     """What the picture shows; lengths are mm, fields lie on ``grid`` in ``[k, j, i]``.
 
@@ -71,6 +82,7 @@ class Scene:
     evidence: str = "network"
     facts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    openings: tuple[Mark, ...] = ()
 
     @property
     def oriented(self) -> bool:
@@ -148,6 +160,20 @@ def scene_of(prior: BoundaryPrior, volume: Volume | None = None) -> Scene:
         facts=facts,
         notes=prior.warnings,
         evidence=evidence,
+        openings=_marks(prior),
+    )
+
+
+def _marks(prior: BoundaryPrior) -> tuple[Mark, ...]:
+    return tuple(
+        Mark(
+            row["name"].decode(),
+            row["centre_m"] * 1e3,
+            row["normal_out"],
+            float(row["radius_m"]) * 1e3,
+            float(row["q_mean_m3s"]) * 1e6 if row["has_flow"] else None,
+        )
+        for row in prior.openings
     )
 
 
@@ -221,6 +247,8 @@ def _slice(axes: Axes, scene: Scene, plane: Plane, focus: Array | None, radius: 
         evidence = fine(logit(plane.cut(scene.probability, focus)))
         outline(axes, right, up, evidence, colors=NETWORK, linestyles="--", linewidths=1.3)
     outline(axes, right, up, phi, colors=WALL, linewidths=1.5)
+    if scene.grid.ndim == 2:
+        _draw_openings(axes, scene, plane)
     if focus is not None:
         window(axes, plane.place(scene.grid, focus), radius, step)
     frame(axes, plane)
@@ -262,9 +290,36 @@ def _projection(axes: Axes, scene: Scene) -> None:
     up, right = ruler(flat.shape, phi.shape, step)
     outline(axes, right, up, phi, colors=WALL, linewidths=1.0)
     axes.set_anchor("N")
+    _draw_openings(axes, scene, plane)
     frame(axes, plane)
     scale_bar(axes, scene.unit)
-    caption(axes, "maximum-intensity projection")
+    flowing = any(mark.flow is not None for mark in scene.openings)
+    more = ", openings and flow in ml/s" if flowing else ", openings" if scene.openings else ""
+    caption(axes, "maximum-intensity projection" + more)
+
+
+def _draw_openings(axes: Axes, scene: Scene, plane: Plane) -> None:
+    """Draw every opening from the side, with an arrow along its flow."""
+    for mark in scene.openings:
+        inner, outer = (
+            np.array(plane.place(scene.grid, scene.grid.index(mark.centre + way * mark.normal)))
+            for way in (-mark.radius, mark.radius)
+        )
+        middle, along = (inner + outer) / 2, (outer - inner) / 2
+        length = float(np.hypot(*along))
+        if length > 0.05 * mark.radius:  # seen from the side, as far as it is
+            side = np.array([-along[1], along[0]]) / length * mark.radius
+            axes.plot(*np.transpose([middle - side, middle + side]), color=AMBER, lw=1.6)
+        if mark.flow is not None and length > 0.05 * mark.radius:
+            ends = (inner, outer) if mark.flow > 0 else (outer, inner)
+            style = {"arrowstyle": "-|>", "color": AMBER, "lw": 1.4}
+            axes.annotate("", tuple(ends[1]), tuple(ends[0]), arrowprops=style)
+        value = "" if mark.flow is None else f" {abs(mark.flow):.1f}"
+        place = middle - 1.3 * along  # inward, so that it stays in the picture
+        label = mark.name.replace("_", " ") + value
+        text = axes.text(float(place[0]), float(place[1]), label, color=AMBER, size=8)
+        text.set(ha="center", va="center", clip_on=True)
+        text.set_bbox({"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.2})
 
 
 def _surface(figure: Figure, axes: Axes, scene: Scene) -> None:

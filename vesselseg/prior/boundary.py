@@ -237,6 +237,22 @@ class BoundaryPrior:
             raise DataError("bad phi", found=phi.shape, need=f"finite {self.phi_mean_m.shape}")
         return covariance.log_density(phi - self.phi_mean_m, *self._field())
 
+    def modes(self, rank: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the largest directions of the wall's covariance within two voxels of the wall.
+
+        Returns
+        -------
+        vectors : (rank, nz, ny, nx) or (rank, ny, nx)
+            Orthonormal over those voxels, zero elsewhere.
+        variances : (rank,)
+            m²: C restricted there is about Σ variance · vector vectorᵀ.
+        """
+        near = np.abs(self.phi_mean_m) < 2.0 * METRE_PER_MM * self.grid.h_max
+        if not 1 <= rank <= np.count_nonzero(near):
+            need = f"1 to {np.count_nonzero(near)}"
+            raise ConfigError("bad number of modes", found=rank, need=need)
+        return covariance.modes(*self._field(), rank, near, seed)
+
     def _field(self) -> tuple[Floats, Floats, tuple[float, ...], float, int]:
         stored = self.attributes["/geometry/covariance"]
         normaliser = self.arrays["/geometry/covariance/normaliser"]

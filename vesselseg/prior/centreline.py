@@ -265,7 +265,7 @@ def _centred(
                 moved[n], radius[n] = found.centre, found.radius
         points = moved
     outside = lumen.at(points) >= 0.0 if len(points) else np.zeros(0, dtype=bool)
-    for n in np.flatnonzero(outside):  # a thin bend: back to where thinning left it
+    for n in np.flatnonzero(outside).tolist():  # a thin bend: back to where thinning left it
         points[n] = np.mean([points[m] for m in near[n]] or [points[n]], axis=0)
     return points, radius
 
@@ -293,7 +293,7 @@ def _tangent(points: Floats, near: list[list[int]], n: int) -> Floats | None:
 
 
 def _branches(edges: Edges, count: int) -> NDArray[np.int64]:
-    """Number the chains of edges between ends and junctions."""
+    """Return the number of the chain between ends and junctions of each edge."""
     degree = np.bincount(edges.ravel(), minlength=count)
     owner = np.arange(len(edges))
     at: dict[int, list[int]] = {}
@@ -303,4 +303,8 @@ def _branches(edges: Edges, count: int) -> NDArray[np.int64]:
                 at.setdefault(point, []).append(number)
     pairs = np.array(list(at.values()), dtype=np.int64).reshape(-1, 2)
     links = sparse.coo_matrix((np.ones(len(pairs)), pairs.T), shape=(len(edges),) * 2)
-    return csgraph.connected_components(links, directed=False)[1].astype(np.int64) if len(edges) else owner
+    return (
+        csgraph.connected_components(links, directed=False)[1].astype(np.int64)
+        if len(edges)
+        else owner
+    )

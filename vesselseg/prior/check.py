@@ -20,9 +20,9 @@ from ..errors import DataError
 from ..io.guard import read_bytes_checked
 from ..io.hdf5_guard import guard_hdf5
 from .boundary import ABSOLUTE_PATH, BoundaryPrior
-from .fields import columns_of, quality_figures, spacing_of
+from .fields import cap_points, columns_of, quality_figures, spacing_of
 from .file import MAX_BYTES, decode, encode, is_assembly_link, semantic_fault
-from .surface import area_vectors, enclosed_volume, is_closed
+from .surface import area_vectors, directed_edges, enclosed_volume, is_closed
 from .vtk import vtk_fault
 
 PathLike = str | os.PathLike[str]
@@ -30,6 +30,7 @@ Level = Literal["error", "warning"]
 Outcome = tuple[Level, bool, str]
 
 ROUNDING = 1e-3
+KIND_NAMES = ("unknown", "inlet", "outlet")
 OPENING_NAME = re.compile(rb"[a-z][a-z0-9_]*")
 
 
@@ -239,8 +240,108 @@ def _ids(s: Subject) -> Iterator[Outcome]:
     ok &= len(set(names)) == len(names) and all(OPENING_NAME.fullmatch(n) for n in names)
     text = f"table {ids}, label {sorted(on_grid)}, surface {sorted(on_surface)}"
     yield "error", ok, text + (f", groups without row {sorted(strange)}" if strange else "")
-    if ids:
-        yield "warning", False, "caps, rims and mass balance are not examined by this version"
+
+
+def _caps(s: Subject) -> Iterator[Outcome]:
+    points, faces, label = s.prior.vertices_m, s.prior.faces, s.cell_label
+    if not len(s.openings) or faces.size == 0 or faces.min() < 0 or faces.max() >= len(points):
+        yield "error", True, "no caps to look at"  # a broken surface is the matter of number 7
+        return
+    wrong, taken = list[str](), list[NDArray[Any]]()
+    for row in s.openings:
+        cap = faces[label == row["label"]]
+        used = np.unique(cap)
+        name, normal = row["name"].decode(), row["normal_out"]
+        if not len(used):  # the matter of number 9
+            continue
+        height = (points[used] - row["centre_m"]) @ normal - row["extension_m"]
+        total = area_vectors(points, cap, s.affine).sum(axis=0)
+        area = float(np.linalg.norm(total)) + _behind_chords(points, faces, label, row)
+        rough = float(np.sqrt(np.mean(height**2)))
+        faults = {
+            f"{rough / s.h:.2f} h rms off its plane": rough > 0.25 * s.h,
+            "does not face outward": total @ normal < 0.9 * np.linalg.norm(total),
+            f"area {area:.4g}, stated {row['area_m2']:.4g}": abs(area / row["area_m2"] - 1) > 0.02,
+            "normal not of length one": abs(np.linalg.norm(normal) - 1.0) > 1e-6,
+            "shares vertices with another": any(np.isin(used, t).any() for t in taken),
+        }
+        taken.append(used)
+        wrong += [f"{name}: {fault}" for fault, holds in faults.items() if holds]
+    yield "error", not wrong, "; ".join(wrong) or f"{len(s.openings)} caps"
+
+
+def _behind_chords(
+    points: NDArray[np.float64], faces: NDArray[np.int32], label: NDArray[np.uint8], row: Any
+) -> float:
+    """Area between the edges of a rim and the circle of its radius: Σ L³ / 12 r."""
+    if faces.shape[1] == 2:
+        return 0.0
+    start, end = directed_edges(faces[label == row["label"]])
+    edges = np.stack([start, end], axis=1).astype(np.int64)
+    count = len(points)
+    lonely = ~np.isin(edges @ [count, 1], edges @ [1, count])
+    length = np.linalg.norm(np.diff(points[edges[lonely]], axis=1)[:, 0], axis=1)
+    return float((length**3).sum() / (12.0 * row["radius_m"]))
+
+
+def _across(s: Subject) -> Iterator[Outcome]:
+    for row in s.openings:
+        angle = _tilt_deg(s, row)
+        name = row["name"].decode()
+        yield "warning", angle <= 10.0, f"{name} {angle:.1f} degrees off across the lumen, want 10"
+        rim = s.prior.vertices_m[np.unique(s.prior.faces[s.cell_label == row["label"]])]
+        index = s.index(rim - row["extension_m"] * row["normal_out"])
+        edge = np.minimum(index, np.array(s.phi.shape) - 1 - index) * np.array(s.spacing)
+        near = bool(len(edge)) and float(edge.min()) < 4.0 * s.h
+        yield "warning", bool(row["at_fov_edge"]) or not near, f"{name} and the edge of the scan"
+    if not len(s.openings):
+        yield "warning", True, "no openings"
+
+
+def _tilt_deg(s: Subject, row: Any) -> float:
+    """Angle between an opening and the direction that the wall's normals before it have least."""
+    points, normals = s.prior.vertices_m, s.array("/surface/vertex_normal").astype(np.float64)
+    wall = np.unique(s.prior.faces[s.cell_label == 1])
+    offset = points[wall] - row["centre_m"]
+    height, radius = offset @ row["normal_out"], float(row["radius_m"])
+    near = (height < 0) & (height > -1.5 * radius - s.h)
+    near &= np.linalg.norm(offset, axis=1) < 2.0 * radius + 2.0 * s.h
+    if np.count_nonzero(near) < 3:
+        return 0.0
+    moment = normals[wall][near].T @ normals[wall][near]
+    if s.phi.ndim == 2:
+        out = s.affine[:3, 2] / np.linalg.norm(s.affine[:3, 2])
+        moment = moment + 1e6 * np.trace(moment) * np.outer(out, out)
+    axis = np.linalg.eigh(moment)[1][:, 0]
+    return float(np.degrees(np.arccos(min(abs(float(axis @ row["normal_out"])), 1.0))))
+
+
+def _no_slip(s: Subject) -> Iterator[Outcome]:
+    wrong = []
+    for row in s.openings:
+        name = row["name"].decode()
+        group = f"/boundary/{name}"
+        if f"{group}/u_mean" not in s.prior.arrays:
+            continue
+        points = s.array(f"{group}/points")
+        _, rim = cap_points(s.prior.arrays, row)
+        if len(rim) != len(points):
+            wrong.append(f"{name}: {len(points)} points, its cap has {len(rim)}")
+        elif any(s.array(f"{group}/{field}")[:, rim].any() for field in ("u_mean", "u_std")):
+            wrong.append(f"{name}: velocity on the rim")
+        elif not rim.any():
+            wrong.append(f"{name}: no point on the rim")
+    yield "error", not wrong, "; ".join(wrong) or "velocity is zero on every rim"
+
+
+def _mass(s: Subject) -> Iterator[Outcome]:
+    known = s.openings[s.openings["has_flow"] != 0]
+    total, spread = float(known["q_mean_m3s"].sum()), float(np.hypot.reduce(known["q_std_m3s"]))
+    text = f"sum of the flows {total:.3g}, two standard deviations {2 * spread:.3g}"
+    yield "warning", len(known) < 2 or abs(total) <= 2.0 * spread, text
+    stored = s.of("/quality")
+    same = abs(stored["mass_balance"] - total) <= ROUNDING * max(spread, 1e-12)
+    yield "error", same, "stored mass balance is that of the table" if same else text
 
 
 def _domain(s: Subject) -> Iterator[Outcome]:
@@ -342,9 +443,13 @@ INVARIANTS: dict[int, tuple[str, Callable[[Subject], Iterator[Outcome]]]] = {
     7: ("closed-surface", _closed_surface),
     8: ("wall-on-zero", _wall_on_zero),
     9: ("ids", _ids),
+    10: ("caps", _caps),
+    11: ("across", _across),
     12: ("domain", _domain),
     13: ("standard-deviation", _standard_deviation),
     14: ("covariance", _covariance),
+    15: ("no-slip", _no_slip),
+    16: ("mass-balance", _mass),
     17: ("bias", _bias),
     18: ("interior", _interior),
     19: ("vtkhdf", _vtkhdf),
@@ -375,7 +480,9 @@ def summary(prior: BoundaryPrior) -> dict[str, Any]:
             "vertices": len(prior.vertices_m),
             "faces": len(prior.faces),
         },
-        "openings": len(prior.arrays["/boundary/openings"]),
+        "openings": [_opening_facts(row) for row in prior.openings],
+        "centreline": dict(prior.attributes.get("/centerline", {})),
+        "velocity": dict(prior.attributes.get("/velocity", {})),
         "evidence": prior.attributes["/images/probability"]["source"],
         "quality": dict(prior.quality),
         "warnings": list(prior.warnings),
@@ -383,6 +490,11 @@ def summary(prior: BoundaryPrior) -> dict[str, Any]:
     }
     result: dict[str, Any] = _jsonable(facts)
     return result
+
+
+def _opening_facts(row: Any) -> dict[str, Any]:
+    facts = {name: row[name].tolist() for name in row.dtype.names}
+    return facts | {"name": row["name"].decode(), "kind": KIND_NAMES[int(row["kind"])]}
 
 
 def _jsonable(value: Any) -> Any:
