@@ -96,6 +96,9 @@ def _skeleton(lumen: Lumen, domain: NDArray[np.bool_]) -> tuple[NDArray[np.int64
         return np.zeros((0, lumen.ndim), dtype=np.int64), np.zeros((0, 2), dtype=np.int64)
     thin = skeletonize(np.pad(domain[boxes[0]], 1))
     voxels = np.argwhere(thin) - 1 + [s.start for s in boxes[0]]
+    if not len(voxels):  # a ball may be thinned away
+        deepest = np.unravel_index(np.argmax(np.where(domain, lumen.depth, 0.0)), domain.shape)
+        voxels = np.array([deepest], dtype=np.int64)
     number = np.full(domain.shape, -1, dtype=np.int64)
     number[tuple(voxels.T)] = np.arange(len(voxels))
     padded = np.pad(number, 1, constant_values=-1)
@@ -236,7 +239,9 @@ def _joined(
     extra = np.array([[n, names[p]] for n, p in joins if not gone[p]], dtype=np.int64)
     centres = np.array([o.centre for o in ends.openings]).reshape(-1, 3)
     joined = {n for n, p in joins if not gone[p]}
-    lonely = np.array([n not in joined for n in range(count)] + [False] * int((~gone).sum()))
+    lonely = np.array(
+        [n not in joined for n in range(count)] + [False] * int((~gone).sum()), dtype=bool
+    )
     everything = (
         np.concatenate([centres, points[~gone]]),
         np.concatenate([extra.reshape(-1, 2), names[edges[kept]]]).astype(np.int64),

@@ -115,7 +115,7 @@ def modes(
     scale = (np.asarray(std, dtype=np.float64) / normal).ravel()
 
     def applied(vectors: Floats) -> NDArray[np.float64]:
-        out = np.empty_like(vectors)
+        out = np.empty(vectors.shape)
         for column in range(vectors.shape[1]):
             field = np.zeros(std.size)
             field[index] = vectors[:, column] * scale[index]
