@@ -85,7 +85,7 @@ class Phase:
         return Source((self.side,) * dims, folder / "cases", self.cases)
 
 
-SIZE = "swift"
+SIZES = {3: "swift", 2: "base"}
 LIMITS = [
     "trained on synthetic scans alone, tuned on none that is real",
     "root radii of 1.5 to 11 voxels; thinner vessels are found in part",
@@ -100,8 +100,8 @@ PHASES = {
         Phase("final", 80, cases=1600, seed=13, steps=1500, batch=2, lr=1e-3, final_lr=0.01),
     ),
     2: (
-        Phase("small", 96, cases=6000, seed=21, steps=2500, batch=8, lr=3e-3, final_lr=0.3),
-        Phase("large", 160, cases=3000, seed=22, steps=800, batch=8, lr=1.5e-3, final_lr=0.01),
+        Phase("small", 96, cases=12000, seed=1, steps=1500, batch=8, lr=3e-3, final_lr=0.3),
+        Phase("large", 160, cases=1800, seed=2, steps=300, batch=6, lr=1e-3, final_lr=0.01),
     ),
 }
 
@@ -109,7 +109,7 @@ PHASES = {
 def config(phase: Phase, dims: int, init: str) -> TrainConfig:
     """Return the settings of a phase that starts from the weights ``init``."""
     return TrainConfig(
-        options={"size": SIZE},
+        options={"size": SIZES[dims]},
         dims=dims,
         seed=phase.seed,
         init=init,
