@@ -162,7 +162,8 @@ def picture(result: dict[str, Any], path: Path) -> None:
 def name_of(result: dict[str, Any]) -> str:
     """Return device and date as a file name."""
     facts = result["device"]
-    threads = f" {facts['threads']} threads" if facts["kind"] == "cpu" else ""
+    count = facts.get("threads", 0)
+    threads = f" {count} thread{'s' * (count > 1)}" if count else ""
     return re.sub(r"[^a-z0-9]+", "-", f"{facts['name']}{threads} {result['date']}".lower())
 
 
