@@ -193,9 +193,11 @@ def calibrate(model: Path, dims: int) -> dict[str, Any]:
         if result.phi_mm is None or not (result.phi_mm < 0).any():
             continue
         near = np.abs(case.phi) < 3.0
+        index, miss, spread = errors_at_wall(case, result)
+        if not len(miss) or not near.any():
+            continue
         distance.append(result.phi_mm[near])
         inside.append(case.phi[near] < 0)
-        index, miss, spread = errors_at_wall(case, result)
         error.append(np.abs(miss))
         sigma.append(np.maximum(spread, SIGMA_FLOOR))
         walls.append((index, miss))
