@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,9 @@ from vesselseg.errors import MAX_LINE, InputError, printable
 MAX_SECONDS = 2.0
 MAX_ADDED_BYTES = 200e6
 NEVER = {"os.system", "os.exec", "subprocess.Popen", "socket.connect", "pickle.find_class"}
+
+# A shell makes its background jobs ignore SIGINT, and so would every run that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _events: list[tuple[str, str]] | None = None
 
