@@ -125,9 +125,10 @@ def watch_volume(ratio: float, step: int, settings: RefineSettings) -> None:
 
 
 def volume_mm(phi: NDArray, spacing: tuple[float, ...]) -> float:
-    """Lumen volume, mm³ (mm² times the plane's spacing in 2-D), linear within a voxel."""
-    sums = np.empty(phi.shape[0])
-    lumen_sums(phi, max(spacing), sums)
+    """Lumen volume, mm³ (mm², times the plane's spacing if it has one), linear within a voxel."""
+    planes = phi if phi.ndim == 3 else phi[None]
+    sums = np.empty(planes.shape[0])
+    lumen_sums(planes, max(spacing), sums)
     return float(sums.sum() * np.prod(spacing))
 
 

@@ -92,3 +92,12 @@ def test_no_alarm_on_sound_cases():
 def test_no_alarm_on_all_sound_cases():
     """P-33: none of 500."""
     assert [words for seed in range(500) for words in bark(seed)] == []
+
+
+def test_a_plane_has_the_area_of_its_disc_whether_2d_or_one_slice():
+    disc = phantoms.make("circle", radius=6.0)
+    grid = disc.grid(0.5)
+    phi = disc.phi(grid)
+    area = watch.volume_mm(phi, grid.spacing_mm)
+    assert area == pytest.approx(np.pi * 36.0, rel=2e-3)  # one row of pixels is blurred
+    assert watch.volume_mm(phi[None], (0.5, *grid.spacing_mm)) == pytest.approx(0.5 * area)
