@@ -6,7 +6,7 @@ from scipy.special import erf
 from vesselseg import phantoms
 from vesselseg.errors import ConfigError
 from vesselseg.grid import Grid
-from vesselseg.phantoms import unions
+from vesselseg.phantoms import problems, unions
 
 SMOOTH = [n for n in phantoms.names() if n not in {"aneurysm", "bifurcation", "tree", "arch"}]
 CLOSED_3D = [
@@ -101,7 +101,7 @@ def test_ellipsoid_agrees_with_dense_sampling(made):
 def test_no_wall_sample_is_closer_than_the_distance(monkeypatch, name):
     seen = []
     union = unions.union
-    monkeypatch.setattr(phantoms, "union", lambda parts: seen.append(parts) or union(parts))
+    monkeypatch.setattr(problems, "union", lambda parts: seen.append(parts) or union(parts))
     phantom = phantoms.make(name, radius=4.0)
     cloud = np.concatenate([part.wall[0] for part in seen[0]])
     depth = np.min([part.distance(cloud)[0] for part in seen[0]], axis=0)

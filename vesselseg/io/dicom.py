@@ -87,7 +87,7 @@ def _frames(slices: list[tuple[Any, Path]], digest: str, choices: Choices, path:
     if len(counts) != 1:
         found = f"{min(counts)} to {max(counts)}"
         raise DataError("slices with different numbers of frames", path=path, found=found)
-    ordered = [sorted(group, key=lambda s: _moment(s[0])) for group in places.values()]
+    ordered = [sorted(group, key=lambda s: _moment(*s)) for group in places.values()]
     stacks = [
         _stack([group[t] for group in ordered], digest, choices, path) for t in range(counts.pop())
     ]
@@ -96,9 +96,10 @@ def _frames(slices: list[tuple[Any, Path]], digest: str, choices: Choices, path:
     return _with_encoding(replace(stacks[0], values=values), slices)
 
 
-def _moment(slice_: Any) -> tuple[float, float]:
+def _moment(slice_: Any, file: Path) -> tuple[float, float]:
     """Return trigger time and instance number: what orders the frames of a slice."""
-    return float(slice_.get("TriggerTime") or 0.0), float(slice_.get("InstanceNumber") or 0)
+    time, instance = (_number(slice_, n, 0.0, file) for n in ("TriggerTime", "InstanceNumber"))
+    return time, instance
 
 
 def _with_encoding(raw: Raw, slices: list[tuple[Any, Path]]) -> Raw:
@@ -188,11 +189,16 @@ def _numbers(slice_: Any, name: str, count: int, file: Path) -> NDArray[np.float
     return values
 
 
+def _number(slice_: Any, name: str, absent: float, file: Path) -> float:
+    given = slice_.get(name) not in (None, "")
+    return float(_numbers(slice_, name, 1, file)[0]) if given else absent
+
+
 def _pixels(slice_: Any, file: Path) -> NDArray[Any]:
     rows, columns, bits = (
         int(_numbers(slice_, n, 1, file)[0]) for n in ("Rows", "Columns", "BitsAllocated")
     )
-    if int(slice_.get("NumberOfFrames") or 1) > 1 or slice_.get("SamplesPerPixel", 1) != 1:
+    if _number(slice_, "NumberOfFrames", 1, file) > 1 or slice_.get("SamplesPerPixel", 1) != 1:
         remedy = "convert it with dcm2niix"
         raise DataError("not a single grey slice", path=file, remedy=remedy)
     if bits not in (8, 16, 32):
@@ -224,7 +230,9 @@ def _stack(slices: list[tuple[Any, Path]], digest: str, choices: Choices, path: 
         placed.append((float(corner @ normal), corner, slice_, file))
     placed.sort(key=lambda entry: entry[0])
     gaps = np.diff([height for height, *_ in placed])
-    step = float(np.median(gaps)) if len(gaps) else float(first.get("SliceThickness") or 1.0)
+    step = (
+        float(np.median(gaps)) if len(gaps) else _number(first, "SliceThickness", 1.0, slices[0][1])
+    )
     for gap, (_, _, _, below), (_, _, _, above) in zip(gaps, placed, placed[1:], strict=False):
         pair = f"{below.name}, {above.name}"
         if gap < DUPLICATE_MM:
