@@ -255,8 +255,7 @@ def _centred(
 ) -> tuple[Floats, Floats]:
     """Move points onto the centroids of their sections; openings and junctions stay."""
     near = _neighbours(edges, len(points))
-    points, radius = points.copy(), radius.copy()
-    inscribed = radius.copy()
+    thinned, inscribed, radius = points, radius, radius.copy()
     free = [n for n, others in enumerate(near) if n >= fixed and len(others) == 2]
     for _ in range(PASSES):
         points = _smoothed(points, near, free)
@@ -269,9 +268,8 @@ def _centred(
             if np.linalg.norm(found.centre - points[n]) <= FARTHEST * found.radius:
                 moved[n], radius[n] = found.centre, found.radius
         points = moved
-    outside = lumen.at(points) >= 0.0 if len(points) else np.zeros(0, dtype=bool)
-    for n in np.flatnonzero(outside).tolist():  # a thin bend: back to where thinning left it
-        points[n] = np.mean([points[m] for m in near[n]] or [points[n]], axis=0)
+    if len(points):  # a thin bend: back to where thinning left it
+        points = np.where((lumen.at(points) >= 0.0)[:, None], thinned, points)
     return points, radius
 
 

@@ -22,7 +22,7 @@ from ..io.hdf5_guard import guard_hdf5
 from .boundary import ABSOLUTE_PATH, BoundaryPrior
 from .fields import cap_points, columns_of, quality_figures, spacing_of
 from .file import MAX_BYTES, decode, encode, is_assembly_link, semantic_fault
-from .surface import area_vectors, directed_edges, enclosed_volume, is_closed
+from .surface import area_vectors, enclosed_volume, is_closed
 from .vtk import vtk_fault
 
 PathLike = str | os.PathLike[str]
@@ -256,7 +256,7 @@ def _caps(s: Subject) -> Iterator[Outcome]:
             continue
         height = (points[used] - row["centre_m"]) @ normal - row["extension_m"]
         total = area_vectors(points, cap, s.affine).sum(axis=0)
-        area = float(np.linalg.norm(total)) + _behind_chords(points, faces, label, row)
+        area = float(np.linalg.norm(total))
         rough = float(np.sqrt(np.mean(height**2)))
         faults = {
             f"{rough / s.h:.2f} h rms off its plane": rough > 0.25 * s.h,
@@ -268,20 +268,6 @@ def _caps(s: Subject) -> Iterator[Outcome]:
         taken.append(used)
         wrong += [f"{name}: {fault}" for fault, holds in faults.items() if holds]
     yield "error", not wrong, "; ".join(wrong) or f"{len(s.openings)} caps"
-
-
-def _behind_chords(
-    points: NDArray[np.float64], faces: NDArray[np.int32], label: NDArray[np.uint8], row: Any
-) -> float:
-    """Area between the edges of a rim and the circle of its radius: Σ L³ / 12 r."""
-    if faces.shape[1] == 2:
-        return 0.0
-    start, end = directed_edges(faces[label == row["label"]])
-    edges = np.stack([start, end], axis=1).astype(np.int64)
-    count = len(points)
-    lonely = ~np.isin(edges @ [count, 1], edges @ [1, count])
-    length = np.linalg.norm(np.diff(points[edges[lonely]], axis=1)[:, 0], axis=1)
-    return float((length**3).sum() / (12.0 * row["radius_m"]))
 
 
 def _across(s: Subject) -> Iterator[Outcome]:
