@@ -30,7 +30,7 @@ from ..grid import Grid
 from ..wall_geometry import smallest_radius
 from . import covariance, fields
 from .centreline import centreline
-from .cut import cut_wall
+from .cut import CAP_TOLERANCE, cap_areas, cut_wall
 from .inflow import Measured
 from .openings import Ends, find_openings, grid_labels, reordered
 from .schema import FIXED_ROOT, KINDS, OPENING_UNITS, VERSION, VOLATILE
@@ -485,14 +485,7 @@ def _boundary(
     points = [tuple(METRE_PER_MM * x for x in point) for point in settings.seed_points]
     extension = settings.extension_mm * METRE_PER_MM
     ends = find_openings(lumen, cuts, points)
-    surface = extract(lumen.phi.astype(np.float64), affine)
-    cut, failed = cut_wall(lumen, surface, ends, extension)
-    if failed:
-        note = f"{len(failed)} openings without one closed rim left out"
-        kept = [n for n in range(len(ends.openings)) if n not in failed]
-        ends = replace(reordered(ends, kept), notes=(*ends.notes, note))
-        cut, _ = cut_wall(lumen, surface, ends, extension)
-    wall, attributes = fields.wall(arrays, affine, cut)
+    ends, wall, attributes = _cut_flat(arrays, lumen, ends, extension)
     arrays |= wall
     arrays["/boundary/domain"], arrays["/boundary/label"] = grid_labels(lumen, ends, band_m)
     axis = centreline(lumen, ends)
@@ -506,6 +499,25 @@ def _boundary(
         arrays, affine, ends, covariance_of, extension
     )
     return ends, {"/surface": attributes, "/centerline": axis.facts()}
+
+
+def _cut_flat(
+    arrays: dict[str, NDArray[Any]], lumen: Lumen, ends: Ends, extension: float
+) -> tuple[Ends, dict[str, NDArray[Any]], dict[str, Any]]:
+    """Cut the wall at the openings; those that no cap closes as they were measured are left out."""
+    surface = extract(lumen.phi.astype(np.float64), lumen.affine)
+    while True:
+        cut, failed = cut_wall(lumen, surface, ends, extension)
+        if not failed:
+            wall, attributes = fields.wall(arrays, lumen.affine, cut)
+            caps = cap_areas(wall["/surface/vertices"], cut, lumen.affine, len(ends.openings))
+            areas = np.array([o.area for o in ends.openings])
+            failed = tuple(np.flatnonzero(np.abs(caps / areas - 1.0) > CAP_TOLERANCE).tolist())
+        if not failed:
+            return ends, wall, attributes
+        note = f"{len(failed)} openings without one flat cap of their size left out"
+        kept = [n for n in range(len(ends.openings)) if n not in failed]
+        ends = replace(reordered(ends, kept), notes=(*ends.notes, note))
 
 
 def _require_grid(grid: Grid, *others: Grid | None) -> None:

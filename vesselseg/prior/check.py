@@ -20,6 +20,7 @@ from ..errors import DataError
 from ..io.guard import read_bytes_checked
 from ..io.hdf5_guard import guard_hdf5
 from .boundary import ABSOLUTE_PATH, BoundaryPrior
+from .cut import CAP_TOLERANCE
 from .fields import cap_points, columns_of, quality_figures, spacing_of
 from .file import MAX_BYTES, decode, encode, is_assembly_link, semantic_fault
 from .surface import area_vectors, enclosed_volume, is_closed
@@ -261,7 +262,8 @@ def _caps(s: Subject) -> Iterator[Outcome]:
         faults = {
             f"{rough / s.h:.2f} h rms off its plane": rough > 0.25 * s.h,
             "does not face outward": total @ normal < 0.9 * np.linalg.norm(total),
-            f"area {area:.4g}, stated {row['area_m2']:.4g}": abs(area / row["area_m2"] - 1) > 0.02,
+            f"area {area:.4g}, stated {row['area_m2']:.4g}": abs(area / row["area_m2"] - 1)
+            > CAP_TOLERANCE,
             "normal not of length one": abs(np.linalg.norm(normal) - 1.0) > 1e-6,
             "shares vertices with another": any(np.isin(used, t).any() for t in taken),
         }

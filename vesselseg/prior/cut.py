@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from .openings import FIRST_LABEL, Ends, Opening
 from .section import Floats, Lumen
-from .surface import WALL, Surface, directed_edges
+from .surface import WALL, Surface, area_vectors, directed_edges
 
 Integers = NDArray[Any]
 
 SNAP = 0.25  # of the smallest spacing: nearer vertices slide along the wall into the plane
 LONGEST_STEP = 0.25  # of the smallest spacing: of a new vertex towards phi = 0
+CAP_TOLERANCE = 0.02  # of an opening's area, by which that of its cap may differ
 APART = 0.6  # of an edge: inner points of a cap keep this distance from its rim
 
 
@@ -78,6 +79,13 @@ def cut_wall(
         else:
             wall = closed
     return _compact(wall), tuple(failed)
+
+
+def cap_areas(points: Floats, wall: Wall, affine: Floats, count: int) -> Floats:
+    """Return the area of the cap of each opening, m² (2-D: m), for the wall's points (nv, 3)."""
+    areas = area_vectors(points, wall.faces, affine)
+    caps = (areas[wall.label == FIRST_LABEL + n].sum(axis=0) for n in range(count))
+    return np.array([float(np.linalg.norm(total)) for total in caps])
 
 
 def _inner_voxels(lumen: Lumen, points: Floats) -> Integers:
