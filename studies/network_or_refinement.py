@@ -54,8 +54,9 @@ def figure(found: dict[str, Rows]) -> Any:
         for name, mark in (("network", "s-"), ("refined", "o-")):
             axes.plot([r["radius"] for r in line], [r[f"{name}_rms"] for r in line], mark,
                       label=name)  # fmt: skip
-        axes.set(title=f"SNR {snr:g}", xlabel="radius, voxels", ylim=(0.0, None))
+        axes.set(title=f"SNR {snr:g}", xlabel="radius, voxels")
         axes.grid(alpha=0.3)
+    drawing.axes[0].set_ylim(bottom=0.0)  # shared, so not before all is drawn
     drawing.axes[0].set_ylabel("rms error of the wall, voxels")
     drawing.axes[0].legend()
     return drawing

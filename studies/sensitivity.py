@@ -30,8 +30,9 @@ def figure(found: dict[str, Rows]) -> Any:
     for axes, (name, cases) in zip(drawing.subplots(1, 4, sharey=True), found.items(), strict=True):
         rows = means(cases, (name,), ("rms_voxel",))
         axes.plot([row[name] for row in rows], [row["rms_voxel"] for row in rows], "o-")
-        axes.set(xlabel=name, ylim=(0.0, None))
+        axes.set(xlabel=name)
         axes.grid(alpha=0.3)
+    drawing.axes[0].set_ylim(bottom=0.0)  # shared, so not before all is drawn
     drawing.axes[0].set_ylabel("rms error of the wall, voxels")
     return drawing
 
