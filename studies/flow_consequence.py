@@ -40,7 +40,7 @@ os.environ.setdefault("OMP_PROC_BIND", "false")  # else the flow solver's runtim
 import numpy as np
 from numpy.typing import NDArray
 from peers import WIDTHS, blurred, from_mask, wall_rms
-from scenes import PSF, RESULTS, ROOT, scaled
+from scenes import PSF, RESULTS, ROOT, listed, scaled
 from scipy.ndimage import map_coordinates
 
 from vesselseg import metrics, phantoms
@@ -479,14 +479,7 @@ def text(rows: Rows, exact: dict[str, Any], second: list[dict[str, Any]]) -> str
         "exact": exact,
         "versions": {name: version(name) for name in ("peclet-flow", "numpy", "numba")},
     }
-    lines = [
-        f"  {json.dumps(key)}: {{\n"
-        + ",\n".join(f"   {json.dumps(name)}: {json.dumps(part)}" for name, part in by.items())
-        + "\n  }"
-        for key, by in rows.items()
-    ]
-    body = json.dumps(head, indent=1, ensure_ascii=False)
-    return body[:-2] + ',\n "rows": {\n' + ",\n".join(lines) + "\n }\n}\n"
+    return listed(head, rows)
 
 
 def draw(rows: Rows, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Copy result tables into the README: ``python studies/readme_tables.py``.
+"""Copy result tables into README and docs: ``python studies/readme_tables.py``.
 
 Between ``<!-- table:NAME -->`` and ``<!-- end -->`` goes ``studies/results/NAME.json``: its key
 ``table``, a list of rows with equal keys, which become the header. Numbers keep three digits.
@@ -15,7 +15,7 @@ from vesselseg.io.atomic import write_bytes
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "studies" / "results"
-MARKED = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- table:([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -45,5 +45,7 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    write_bytes(readme, filled(readme.read_text()).encode())
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = page.read_text()
+        if filled(text) != text:
+            write_bytes(page, filled(text).encode())

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 import vesselseg as vs
 from vesselseg.io.atomic import write_bytes
-from vesselseg.solvers import advect, redistance, stable_time_step
+from vesselseg.profiling import BAND, EVERY, STEPS, job_r, swaying
+from vesselseg.solvers import redistance
 from vesselseg.synth import vascular
 from vesselseg.synth.cases import perturbed
 from vesselseg.synth.forward import occupancy
@@ -33,12 +34,9 @@ from vesselseg.synth.forward import occupancy
 Made = TypeVar("Made")
 RESULTS = Path(__file__).parent / "results"
 SPACING = (1.0, 1.0, 1.0)
-BAND = 4.5
 RADIUS = 6.0  # of the tubes
 SNR = 6.0
 TREE_SEED = 9
-STEPS = 100
-EVERY = 5
 ENERGY_STEPS = (3, 13)  # one energy step is the difference of two runs over that of their steps
 REPEATS = 3
 SMALL = "tree/small"
@@ -81,22 +79,6 @@ def problem(phi: NDArray) -> tuple[vs.LevelSet, vs.Volume]:
     moved = perturbed(phi, grid, 0.5, 1).astype(np.float32)
     start = redistance(moved, SPACING, band_mm=BAND)
     return vs.LevelSet(start, grid, BAND), image
-
-
-def job_r(phi: NDArray, speed: NDArray) -> NDArray:
-    """Evolve in a speed field for 100 steps and redistance after every fifth."""
-    step = stable_time_step(SPACING, speed=speed)
-    for _ in range(STEPS // EVERY):
-        phi = advect(phi, SPACING, EVERY * step, speed=speed, scheme="eno2", time_step=step,
-                     band_mm=BAND)  # fmt: skip
-        phi = redistance(phi, SPACING, band_mm=BAND)
-    return phi
-
-
-def swaying(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return a smooth speed field of both signs."""
-    z, y, x = (np.arange(n, dtype=np.float32) / 12.0 for n in shape)
-    return np.sin(z)[:, None, None] * np.sin(y)[:, None] * np.sin(x) * np.float32(0.1)
 
 
 def flow(start: vs.LevelSet, image: vs.Volume, steps: int) -> vs.Refinement:

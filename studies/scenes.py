@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -186,6 +187,18 @@ def in_turn(
         os.environ[variable] = "1"
     with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn")) as pool:
         yield from pool.map(work, jobs)
+
+
+def listed(head: dict[str, Any], rows: dict[str, dict[str, Any]]) -> str:
+    """Write a result readably: its head indented, then a line for each group of rows."""
+    lines = [
+        f"  {json.dumps(name)}: {{\n"
+        + ",\n".join(f"   {json.dumps(key)}: {json.dumps(part)}" for key, part in by.items())
+        + "\n  }"
+        for name, by in rows.items()
+    ]
+    body = json.dumps(head, indent=1, ensure_ascii=False)
+    return body[:-2] + ',\n "rows": {\n' + ",\n".join(lines) + "\n }\n}\n"
 
 
 def in_parallel(work: Callable[[Any], Any], jobs: list[Any]) -> list[Any]:

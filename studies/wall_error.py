@@ -34,6 +34,7 @@ from scenes import (
     cases,
     in_parallel,
     in_turn,
+    listed,
     scaled,
 )
 
@@ -330,14 +331,7 @@ def text(result: dict[str, Any], rows: Rows) -> str:
     """Write the tables readably and one line for the rows of a group."""
     head = {k: [rounded(line) for line in v] if isinstance(v, list) else v
             for k, v in result.items()}  # fmt: skip
-    lines = [
-        f"  {json.dumps(method)}: {{\n"
-        + ",\n".join(f"   {json.dumps(key)}: {json.dumps(part)}" for key, part in by.items())
-        + "\n  }"
-        for method, by in rows.items()
-    ]
-    body = json.dumps(head, indent=1, ensure_ascii=False)
-    return body[:-2] + ',\n "rows": {\n' + ",\n".join(lines) + "\n }\n}\n"
+    return listed(head, rows)
 
 
 def facts(given: argparse.Namespace) -> dict[str, Any]:

@@ -353,4 +353,9 @@ def test_a_cuda_device_that_is_not_there_is_refused_before_any_work(monkeypatch,
 def test_a_device_that_is_there_is_taken(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    infer.require_device(SegmentSettings(device=name).device)
+    asked = []
+    monkeypatch.setattr(infer, "load_model", lambda *given: asked.append(given[-1]) or 1 / 0)
+    volume = Volume(np.zeros((16, 16, 16), "f4"), Grid.from_spacing((16, 16, 16), 1.0))
+    with pytest.raises(ZeroDivisionError):  # the weights are asked for: the device was let through
+        segment(volume, settings=SegmentSettings(device=name))
+    assert asked == [name]

@@ -393,22 +393,7 @@ def _assemble(
     }
     arrays["/images/probability"], source = _evidence(phi, arrays["/geometry/phi_std"], probability)
     ends, surface = _boundary(arrays, affine, band_m, settings, (ell, settings.m))
-    blood: dict[str, dict[str, Any]] = {}
-    balance = {"mass_balance": 0.0, "mass_balance_sigma": 0.0}
-    if flow is not None:
-        noise, psf = estimates.get("noise", 0.0), estimates.get("psf_voxels", DEFAULT_PSF)
-        arrays["/velocity/u"] = flow.u_ms
-        arrays["/velocity/sigma_u"] = sigma_u(volume.values, phi < 0, noise, flow, flow_settings)
-        arrays["/images/pcmra"] = pcmra(volume.values, flow)
-        blood = {"/velocity": _velocity_facts(flow, flow_settings)}
-        blood["/physics"] = {"nu_mean": flow_settings.nu, "nu_std": flow_settings.nu_std}
-        blood["/physics"] |= {"rho": flow_settings.rho, "model": "newtonian"}
-        measured = Measured(
-            flow.u_ms, arrays["/velocity/sigma_u"], volume.values, psf, flow_settings.nu
-        )
-        times = flow.times(flow_settings.rr_s)
-        caps, balance = fields.flow_through(arrays, affine, ends, measured, times)
-        blood |= caps
+    blood, balance = _blood(arrays, affine, ends, volume, estimates, flow, flow_settings)
     figures = fields.quality_figures(arrays)
     own = {
         NO_OPENINGS: not ends.openings,
@@ -418,12 +403,11 @@ def _assemble(
         "the lumen leaves the field of view": any((a == 0).any() for a in _labels(arrays)),
         "the narrowest lumen is less than 4 voxels wide": smallest < 2.0 * max(spacing),
         "standard deviations below a thousandth of a voxel were raised": std.min() < least_std,
+        UNKNOWN_CYCLE: flow is not None and len(flow.u_ms) > 1 and not flow_settings.rr_s,
     }
-    own[UNKNOWN_CYCLE] = flow is not None and len(flow.u_ms) > 1 and not flow_settings.rr_s
-    given = () if flow is None else flow.notes
-    given += ends.notes + volume.notes + level.notes + refinement.notes
-    given += () if probability is None else probability.notes
-    warnings = [text for text, holds in own.items() if holds] + [printable(w) for w in given]
+    noted = (flow, ends, volume, level, refinement, probability)
+    notes = [printable(note) for o in noted if o is not None for note in o.notes]
+    warnings = [text for text, holds in own.items() if holds] + notes
     attributes: dict[str, dict[str, Any]] = {
         "/": _root(volume, settings),
         "/grid": fields.grid_attributes(affine, grid.shape_kji),
@@ -461,6 +445,30 @@ def _assemble(
         **blood,
     }
     return arrays, attributes
+
+
+def _blood(
+    arrays: dict[str, NDArray[Any]],
+    affine: Floats,
+    ends: Ends,
+    volume: Volume,
+    estimates: Mapping[str, float],
+    flow: Flow | None,
+    settings: FlowSettings,
+) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """Add measured velocity to the arrays; return its attributes and the balance of mass."""
+    if flow is None:
+        return {}, {"mass_balance": 0.0, "mass_balance_sigma": 0.0}
+    lumen = arrays["/geometry/phi_mean"] < 0
+    noise, psf = estimates.get("noise", 0.0), estimates.get("psf_voxels", DEFAULT_PSF)
+    sigma = sigma_u(volume.values, lumen, noise, flow, settings)
+    arrays["/velocity/u"], arrays["/velocity/sigma_u"] = flow.u_ms, sigma
+    arrays["/images/pcmra"] = pcmra(volume.values, flow)
+    measured = Measured(flow.u_ms, sigma, volume.values, psf, settings.nu)
+    caps, balance = fields.flow_through(arrays, affine, ends, measured, flow.times(settings.rr_s))
+    physics = {"nu_mean": settings.nu, "nu_std": settings.nu_std, "rho": settings.rho}
+    facts = {"/velocity": _velocity_facts(flow, settings)}
+    return {**facts, "/physics": {**physics, "model": "newtonian"}, **caps}, balance
 
 
 def _velocity_facts(flow: Flow, settings: FlowSettings) -> dict[str, Any]:
