@@ -1,11 +1,12 @@
 """Train the weights that the package ships.
 
-``python studies/train_shipped.py -o DIR`` (3-D, about an hour on one core) and ``--dims 2``.
+``python studies/train_shipped.py -o DIR`` (3-D, about two hours on one core) and ``--dims 2``.
 Runs of the one training loop, each from the best weights of the one before: small patches at a
 high rate, then larger ones, for the context that tells vessels from their neighbours, at a falling
-rate. A phase that was stopped is resumed by the same command; ``--prepare`` draws the cases ahead,
-or on another core meanwhile. ``--release`` then calibrates the result and stores it inside the
-package, with the log and the learning curves under ``results``.
+rate, then all sizes, with cases of thin, medium or wide vessels alone among them. A phase that was
+stopped is resumed by the same command; ``--prepare`` draws the cases ahead, or on another core
+meanwhile. ``--release`` then calibrates the result and stores it inside the package, with the log
+and the learning curves under ``results``.
 """
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Source:
-    """``count`` synthetic cases of one shape, in half precision, kept in a folder.
+    """``count`` synthetic cases, in half precision, kept in a folder.
 
-    A case is drawn where it is not in the folder yet: ``--prepare`` fills the folder ahead of the
+    Groups of four cases take the kinds in turn, in an order that shifts from round to round. A
+    case is drawn where it is not in the folder yet: ``--prepare`` fills the folder ahead of the
     training, or beside it, and changes nothing but the time. Beyond ``count`` the cases come again,
     turned and flipped anew. The twins of a geometry go to different batches of two.
     """
 
-    shape: tuple[int, ...]
+    kinds: tuple[synth.SynthSettings, ...]
     folder: Path
     count: int
 
@@ -48,10 +50,11 @@ class Source:
         """Return case ``index`` with its group of four reordered to 0, 2, 1, 3."""
         group, place = divmod(index % self.count, 4)
         twin = 4 * group + (0, 2, 1, 3)[place]
-        path = self.folder / f"{seed}-{'x'.join(map(str, self.shape))}" / f"{twin:06d}.npz"
+        settings = self.kinds[group % len(self.kinds)]
+        path = self.folder / f"{seed}-{'x'.join(map(str, settings.shape))}" / f"{twin:06d}.npz"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, packed(synth.case(seed, twin, synth.SynthSettings(shape=self.shape))))
+            write_bytes(path, packed(synth.case(seed, twin, settings)))
         with np.load(path) as kept:
             facts = json.loads(str(kept["facts"]))
             image, phi = (kept[name].astype(np.float32) for name in ("image", "phi"))
@@ -69,20 +72,36 @@ def packed(case: Case) -> bytes:
 
 @dataclass(frozen=True)
 class Phase:
-    """One call of ``fit``: number of cases, their side, and settings."""
+    """One call of ``fit``: number of cases, their sides and root radii, and settings."""
 
     name: str
-    side: int
+    sides: tuple[int, ...]
     cases: int
     seed: int
     steps: int
     batch: int
     lr: float
     final_lr: float
+    radii: tuple[tuple[float, float], ...] = ((1.5, 11.0),)
+    snr: tuple[float, float] = (3.0, 40.0)
 
     def source(self, dims: int, folder: Path) -> Source:
-        """Return the cases."""
-        return Source((self.side,) * dims, folder / "cases", self.cases)
+        """Return the cases: every side with every range of radii."""
+        kinds = tuple(
+            synth.SynthSettings(shape=(side,) * dims, radius=radius, snr=self.snr)
+            for side, radius in latin(self.sides, self.radii)
+        )
+        return Source(kinds, folder / "cases", self.cases)
+
+
+def latin(
+    sides: tuple[int, ...], radii: tuple[tuple[float, float], ...]
+) -> list[tuple[int, tuple[float, float]]]:
+    """Return all pairs, so that a few of them in a row have many of either."""
+    shifted = [
+        (i, (i + turn) % len(radii)) for turn in range(len(radii)) for i in range(len(sides))
+    ]
+    return [(sides[i], radii[k]) for i, k in shifted]
 
 
 SIZES = {3: "swift", 2: "base"}
@@ -95,13 +114,25 @@ LIMITS = [
 VALIDATION_CASES = 32
 PHASES = {
     3: (
-        Phase("small", 64, cases=2628, seed=11, steps=4000, batch=2, lr=3e-3, final_lr=0.3),
-        Phase("large", 96, cases=800, seed=12, steps=1600, batch=2, lr=1.5e-3, final_lr=0.01),
-        Phase("final", 80, cases=1600, seed=13, steps=1500, batch=2, lr=1e-3, final_lr=0.01),
+        Phase("small", (64,), cases=2628, seed=11, steps=4000, batch=2, lr=3e-3, final_lr=0.3),
+        Phase("large", (96,), cases=800, seed=12, steps=1600, batch=2, lr=1.5e-3, final_lr=0.01),
+        Phase("final", (80,), cases=1600, seed=13, steps=1500, batch=2, lr=1e-3, final_lr=0.01),
+        Phase(
+            "long",
+            (64, 80, 96, 64),
+            cases=6000,
+            seed=14,
+            steps=6000,
+            batch=2,
+            lr=2e-3,
+            final_lr=0.001,
+            radii=((1.5, 11.0), (1.5, 3.0), (3.0, 6.0), (6.0, 11.0)),
+            snr=(2.5, 25.0),
+        ),
     ),
     2: (
-        Phase("small", 96, cases=12000, seed=1, steps=1500, batch=8, lr=3e-3, final_lr=0.3),
-        Phase("large", 160, cases=1800, seed=2, steps=300, batch=6, lr=1e-3, final_lr=0.01),
+        Phase("small", (96,), cases=12000, seed=1, steps=1500, batch=8, lr=3e-3, final_lr=0.3),
+        Phase("large", (160,), cases=1800, seed=2, steps=300, batch=6, lr=1e-3, final_lr=0.01),
     ),
 }
 
@@ -119,6 +150,7 @@ def config(phase: Phase, dims: int, init: str) -> TrainConfig:
         final_lr=phase.final_lr,
         workers=1,
         validation_cases=VALIDATION_CASES,
+        save_minutes=5.0,
     )
 
 

@@ -18,8 +18,12 @@ heldout = importlib.import_module("heldout")
 train_shipped = importlib.import_module("train_shipped")
 
 
+def source_of(shape, folder, count):
+    return train_shipped.Source((synth.SynthSettings(shape=shape),), folder, count)
+
+
 def test_a_case_from_the_folder_is_the_case_drawn(tmp_path):
-    source = train_shipped.Source((20, 24), tmp_path, 8)
+    source = source_of((20, 24), tmp_path, 8)
     first, again = source(3, 1), source(3, 1)
     drawn = synth.case(3, 2, synth.SynthSettings(shape=(20, 24)))  # 0, 2, 1, 3 of each four
     for name in ("image", "phi", "centreline"):
@@ -34,10 +38,22 @@ def test_a_case_from_the_folder_is_the_case_drawn(tmp_path):
 
 
 def test_shuffled_indices_visit_every_case_once(tmp_path):
-    source = train_shipped.Source((16, 16), tmp_path, 12)
+    source = source_of((16, 16), tmp_path, 12)
     for index in range(12):
         source(0, index)
     assert len(list(tmp_path.rglob("*.npz"))) == 12
+
+
+def test_every_batch_is_of_one_kind_and_all_kinds_come(tmp_path):
+    radii = ((1.5, 3.0), (3.0, 6.0))
+    phase = train_shipped.Phase("x", (16, 24), 16, 0, 8, 2, 1e-3, 0.1, radii)
+    source = phase.source(2, tmp_path)
+    shapes = [source(0, index).phi.shape for index in range(16)]
+    assert shapes == [(16, 16)] * 4 + [(24, 24)] * 4 + [(16, 16)] * 4 + [(24, 24)] * 4
+    assert {(k.shape, k.radius) for k in source.kinds} == {
+        ((n, n), r) for n in (16, 24) for r in radii
+    }
+    assert {k.radius for k in source.kinds[:2]} == set(radii)
 
 
 def test_correlation_length_of_a_field_is_found():

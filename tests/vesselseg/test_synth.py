@@ -278,6 +278,15 @@ def test_deformation_moves_the_wall_by_less_than_a_quarter_radius():
     assert 0.02 < shift.max() < 0.25 * 8
 
 
+def test_a_wall_that_leaves_the_band_is_deformed_all_the_same():
+    """The level set of this case folds until its wall is a voxel from the rim of the band."""
+    settings = synth.SynthSettings(shape=(96, 96, 96), radius=(6.0, 11.0))
+    drawn = synth.case(14, 282, settings)
+    slope = np.linalg.norm(np.gradient(drawn.phi), axis=0)[np.abs(drawn.phi) < 2]
+    assert drawn.facts["deformed"] and 0.1 < drawn.facts["lumen_share"] < 0.45
+    assert np.percentile(slope, 5) > 0.95 and np.percentile(slope, 95) < 1.05
+
+
 def test_undeformed_phantom_distance_is_exact():
     phantom = phantoms.make("torus", radius=5.0, ring=2.2)
     grid = phantom.grid(1.0, shape=(40, 40, 40))
