@@ -93,6 +93,9 @@ class Probability:
         Standard deviation of the predicted wall position along its normal, mm.
     soft : bool
         False if the values came from a binary mask.
+    labels : same shape uint8, optional
+        The likeliest class of each voxel, of a network of several; one of the lumen's exactly
+        where ``values`` > 0.5.
     """
 
     values: Field
@@ -102,6 +105,7 @@ class Probability:
     sigma_mm: Field | None = None
     soft: bool = True
     notes: tuple[str, ...] = ()
+    labels: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         values = frozen_field(self.values, self.grid, "probability")

@@ -18,6 +18,7 @@ from .errors import DataError
 Floats = NDArray[np.floating]
 
 SPACING_LIMITS_MM = (1e-3, 100.0)
+SAME_VOXELS = 1e-3
 ORTHONORMAL_TOLERANCE = 1e-3  # B074: columns off orthonormal by less are stored as they are
 
 
@@ -109,6 +110,10 @@ class Grid:
         corners = np.indices((2,) * self.ndim).reshape(self.ndim, -1).T
         corners = corners * (np.array(self.shape_kji) - 1)
         return float(np.linalg.norm(self.world(corners) - other.world(corners), axis=1).max())
+
+    def fits(self, other: Grid) -> bool:
+        """Return whether both are one grid, to a thousandth of the smallest voxel."""
+        return self.mismatch_mm(other) <= SAME_VOXELS * other.h_min
 
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description."""

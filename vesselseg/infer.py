@@ -6,7 +6,7 @@ blended with Gaussian weights, never the probability; the distance is then resam
 grid of the scan, and the probability follows from it, so that both have one wall. A component of
 the lumen that the logit doubts is left out. A network without a distance, or of two dimensions on
 a volume, gives the probability alone, by its logit; the latter sees the slices across the
-coarsest axis.
+coarsest axis. A network of several classes also names the class of each voxel.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import functools
 import itertools
 import math
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -36,7 +37,7 @@ from .nets.tiles import MIN_SIZE, STRIDE, gaussian, pad, plan
 from .nets.working import working_grid
 
 Floats = NDArray[np.float32]
-Fields = tuple[Floats, Floats, Floats]
+Fields = tuple[Floats, Floats, Floats, Floats]  # logit, distance, variance, log p of classes
 
 SIGMA_FLOOR = 0.05  # voxels of the working grid
 FAR = 4.0  # voxels: the networks know no larger distance
@@ -94,6 +95,7 @@ def segment(
     model: str | Path | None = None,
     settings: SegmentSettings = SegmentSettings(),  # noqa: B008 - frozen
     *,
+    channels: Sequence[Volume] = (),
     progress: Progress = silent,
 ) -> Probability:
     """Find the lumen of a scan with a network.
@@ -105,6 +107,8 @@ def segment(
     model : path, optional
         Checkpoint (.json or .safetensors); default: the weights shipped for 2-D or 3-D scans.
     settings : SegmentSettings
+    channels : sequence of Volume
+        The further images that a network of several channels sees, on the grid of the scan.
     progress : callable
 
     Returns
@@ -113,44 +117,62 @@ def segment(
         On the scan's grid: ``phi_mm`` (trusted within two voxels of the wall),
         ``values = sigmoid(-2 T phi / h)`` and ``sigma_mm``, the standard deviation of the wall
         along its normal. Only ``values``, summed over the classes of the lumen, where the
-        network has no distance or sees slices of a volume.
+        network has no distance of that lumen or sees slices of a volume. ``labels`` of a network
+        of several classes.
 
     Raises
     ------
     CheckpointError
         Weights missing, damaged, or for another number of dimensions or channels.
     DataError
-        If every voxel has the same value.
+        If every voxel has the same value, or a channel lies on another grid.
     EnvironmentFault
         If the settings ask for a CUDA device that PyTorch cannot use.
     """
     require_device(settings.device)
-    ndim = volume.grid.ndim
-    loaded = load_model(model or checkpoint.shipped(ndim), ndim, settings.device)
-    if volume.values.min() == volume.values.max():
-        raise DataError("image has no contrast", path=volume.name, found="all voxels equal")
+    ndim, scans = volume.grid.ndim, (volume, *channels)
+    loaded = load_model(model or checkpoint.shipped(ndim), ndim, len(scans), settings.device)
+    for scan in scans:
+        if scan.values.min() == scan.values.max():
+            raise DataError("image has no contrast", path=scan.name, found="all voxels equal")
+        if not scan.grid.fits(volume.grid):
+            raise DataError("channel lies on another grid", path=scan.name)
     work, notes = working_grid(volume.grid, settings.voxel_mm, settings.max_voxels)
-    image = work.to_working(volume.values)
+    images = [work.to_working(scan.values) for scan in scans]
     signs = {"bright": (False,), "dark": (True,), "auto": (False, True)}[settings.polarity]
     slices = functools.partial(predict_slices, axis=int(work.step.argmin()))
     run = slices if loaded.slices else predict
-    runs = [run(loaded, nets.normalise(image, dark), settings, progress) for dark in signs]
-    logit, sdf, variance = max(runs, key=evidence)
-    h, shape = work.voxel_mm, volume.grid.shape_kji
-    if loaded.slices or not loaded.distance:
-        far = np.clip(-0.5 * work.to_scan(logit, shape), -FAR, FAR)
-        values = probability(far, loaded.temperature)
-        return Probability(values, volume.grid, loaded.model_id, notes=notes)
-    distance = work.to_scan(without_doubtful(logit, sdf), shape)
-    sigma = loaded.sigma_scale * work.to_scan(variance, shape) ** (0.5 * loaded.sigma_power)
-    return Probability(
-        values=probability(distance, loaded.temperature),
-        grid=volume.grid,
-        model_id=loaded.model_id,
-        phi_mm=np.float32(h) * distance,
-        sigma_mm=np.float32(h) * np.maximum(sigma, SIGMA_FLOOR),
-        notes=notes,
+    inputs = (np.stack([nets.normalise(image, dark) for image in images]) for dark in signs)
+    logit, sdf, variance, shares = max(
+        (run(loaded, image, settings, progress) for image in inputs), key=evidence
     )
+    shape = volume.grid.shape_kji
+    found = Probability(np.zeros(shape, np.float32), volume.grid, loaded.model_id, notes=notes)
+    partial = loaded.classes > 1 and settings.lumen_classes is not None
+    if loaded.slices or not loaded.distance or partial:
+        distance = np.clip(-0.5 * work.to_scan(logit, shape), -FAR, FAR)
+    else:
+        distance = work.to_scan(without_doubtful(logit, sdf), shape)
+        sigma = loaded.sigma_scale * work.to_scan(variance, shape) ** (0.5 * loaded.sigma_power)
+        h = np.float32(work.voxel_mm)
+        wall = {"phi_mm": h * distance, "sigma_mm": h * np.maximum(sigma, SIGMA_FLOOR)}
+        found = replace(found, **wall)
+    values, labels = probability(distance, loaded.temperature), None
+    if len(shares):
+        classes = np.stack([work.to_scan(share, shape) for share in shares])
+        labels = likeliest(classes, values > 0.5, settings.lumen_classes)
+    return replace(found, values=values, labels=labels)
+
+
+def likeliest(
+    shares: Floats, inside: NDArray[np.bool_], lumen_classes: tuple[int, ...] | None
+) -> NDArray[np.uint8]:
+    """Return the class of each voxel: the best of the lumen's inside it, of the others outside."""
+    best = [
+        np.array(side, np.uint8)[shares[side].argmax(0)]
+        for side in nets.sides(len(shares), lumen_classes)
+    ]
+    return np.asarray(np.where(inside, *best), dtype=np.uint8)
 
 
 def require_device(name: str) -> None:
@@ -158,18 +180,28 @@ def require_device(name: str) -> None:
     require_network_device(name, torch.cuda.device_count() if torch.cuda.is_available() else 0)
 
 
-def load_model(path: str | Path, dims: int, device: str) -> Model:
+def images_and_classes(model: str | Path | None) -> tuple[int, int]:
+    """Return how many images of a scan a network sees and how many classes it knows."""
+    if model is None:
+        return 1, 1  # the shipped ones
+    architecture = checkpoint.load(checkpoint.located(str(model))).card["architecture"]
+    counts = (architecture.get(key) for key in ("in_channels", "classes"))
+    channels, classes = (n if isinstance(n, int) and n > 0 else 1 for n in counts)
+    return channels, classes
+
+
+def load_model(path: str | Path, dims: int, channels: int, device: str) -> Model:
     """Read a checkpoint and check that it fits the scan."""
-    read = checkpoint.load(path)
+    read = checkpoint.load(checkpoint.located(str(path)))
     architecture = read.card["architecture"]
-    have, channels = architecture.get("dims"), architecture.get("in_channels")
+    have, sees = architecture.get("dims"), architecture.get("in_channels")
     classes = architecture.get("classes")
-    if have not in (2, dims) or channels != 1 or not isinstance(classes, int):
+    if have not in (2, dims) or sees != channels or not isinstance(classes, int):
         raise CheckpointError(
             "network does not fit the scan",
             path=path,
-            found=f"{have}-D, {channels} channels, {classes} classes",
-            need=f"{dims}-D, 1 channel" if dims == 2 else "2-D or 3-D, 1 channel",
+            found=f"{have}-D, {sees} channels, {classes} classes",
+            need=f"{dims if dims == 2 else '2-D or 3'}-D, as many channels as images: {channels}",
         )
     calibration = read.card.get("calibration", {})
     keys = ("temperature", "sigma_scale", "sigma_power")
@@ -180,22 +212,25 @@ def load_model(path: str | Path, dims: int, device: str) -> Model:
 
 @torch.inference_mode()
 def predict(model: Model, image: Floats, settings: SegmentSettings, progress: Progress) -> Fields:
-    """Blend logit, signed distance and its variance (voxels) over the tiles of an image."""
-    shape = image.shape
-    x = torch.from_numpy(pad(image)).to(settings.device)
-    total, weight = (zeros(size, x.device) for size in ((3, *x.shape), tuple(x.shape)))
+    """Blend what is said of an image ``(C, ...)`` over its tiles; distances are in voxels."""
+    shape = image.shape[1:]
+    x = torch.from_numpy(np.stack([pad(channel) for channel in image])).to(settings.device)
+    size, rows = tuple(x.shape[1:]), 3 + (model.classes if model.classes > 1 else 0)
+    total, weight = (zeros(s, x.device) for s in ((rows, *size), size))
     overlap = MAX_OVERLAP if settings.accurate else settings.overlap
-    tiles = list(plan(tuple(x.shape), settings.tile, overlap))
+    tiles = list(plan(size, settings.tile, overlap))
     for done, tile in enumerate(tiles, 1):
-        values = run_tile(model, x[tile], settings)
+        values = run_tile(model, x[(slice(None), *tile)], settings)
         window = gaussian(tuple(values.shape[1:])).to(x.device)
         total[(slice(None), *tile)] += window * values
         weight[tile] += window
         progress("segment", done / len(tiles), f"tile {done} of {len(tiles)}")
     total /= weight
-    crop = tuple(slice(0, n) for n in shape)
-    logit, sdf, variance = (np.ascontiguousarray(t[crop].cpu().numpy()) for t in total)
-    return logit, np.clip(sdf, -FAR, FAR), variance
+    crop = (..., *(slice(0, n) for n in shape))
+    logit, sdf, variance, shares = (
+        np.ascontiguousarray(t[crop].cpu().numpy()) for t in (*total[:3], total[3:])
+    )
+    return logit, np.clip(sdf, -FAR, FAR), variance, shares
 
 
 def zeros(shape: tuple[int, ...], place: torch.device) -> Tensor:
@@ -223,13 +258,14 @@ def predict_slices(
     model: Model, image: Floats, settings: SegmentSettings, progress: Progress, axis: int
 ) -> Fields:
     """Stack what a 2-D network says of the slices of a volume across an axis."""
-    slices = np.moveaxis(image, axis, 0)
+    slices = np.moveaxis(image, axis + 1, 0)
     rows = []
     for number, plane in enumerate(slices, 1):
         rows.append(predict(model, plane, settings, silent))
         progress("segment", number / len(slices), f"slice {number} of {len(slices)}")
-    logit, sdf, variance = (np.moveaxis(np.stack(r), 0, axis) for r in zip(*rows, strict=True))
-    return logit, sdf, variance
+    *said, shares = (np.stack(r) for r in zip(*rows, strict=True))
+    logit, sdf, variance = (np.moveaxis(x, 0, axis) for x in said)
+    return logit, sdf, variance, np.moveaxis(shares, 0, axis + 1)
 
 
 def thread_count() -> int:
@@ -238,30 +274,34 @@ def thread_count() -> int:
 
 
 def run_tile(model: Model, tile: Tensor, settings: SegmentSettings) -> Tensor:
-    """Return logit, distance and variance ``(3, ...)`` of one tile, over all flips if asked."""
+    """Return logit, distance, variance and log p of the classes of a tile ``(C, ...)``.
+
+    Over all flips if asked; of one class there is no log p.
+    """
     low = nets.bf16_pays(settings.device) if settings.bf16 is None else settings.bf16
-    axes = range(tile.ndim)
-    count = tile.ndim + 1 if settings.accurate else 1
+    axes = range(1, tile.ndim)
+    count = tile.ndim if settings.accurate else 1
     poses = [f for k in range(count) for f in itertools.combinations(axes, k)]
     rows = []
     for pose in poses:
         with torch.autocast(tile.device.type, torch.bfloat16, enabled=low):
-            output = model.net(torch.flip(tile, pose)[None, None])
+            output = model.net(torch.flip(tile, pose)[None])
         heads = nets.heads(output, model.classes)
         logit = nets.lumen_logit(heads.logit, settings.lumen_classes)
         sdf, log_sigma = heads.sdf, heads.log_sigma
         if sdf is None or log_sigma is None:
             sdf, log_sigma = -0.5 * logit, torch.zeros_like(logit)
-        row = torch.cat([logit, sdf, (2.0 * log_sigma).exp(), sdf.square()])
-        rows.append(torch.flip(row, [axis + 1 for axis in pose]))
+        shares = heads.logit[0].log_softmax(0) if model.classes > 1 else logit[:0]
+        row = torch.cat([logit, sdf, (2.0 * log_sigma).exp(), sdf.square(), shares])
+        rows.append(torch.flip(row, pose))
     mean = torch.stack(rows).mean(0) if len(rows) > 1 else rows[0]
     spread = (mean[3] - mean[1].square()).clamp(min=0.0)
-    return torch.stack([mean[0], mean[1], mean[2] + spread])
+    return torch.cat([mean[:2], (mean[2] + spread)[None], mean[4:]])
 
 
 def evidence(run: Fields) -> float:
     """Return the summed confidence inside the predicted lumen, to choose a polarity."""
-    logit, sdf, _ = run
+    logit, sdf, *_ = run
     return float(np.maximum(logit, 0.0)[sdf < 0].sum(dtype=np.float64))
 
 

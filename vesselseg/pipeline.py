@@ -25,7 +25,7 @@ from .device import Device, choose
 from .errors import DataError, EnvironmentFault
 from .fields import LevelSet, Probability, Progress, Refinement, Volume, silent
 from .flow import Flow, FlowSettings, corrected
-from .infer import SegmentSettings, segment, thread_count
+from .infer import SegmentSettings, images_and_classes, segment, thread_count
 from .io.atomic import check_folder, write_bytes
 from .nets import checkpoint
 from .prior.boundary import BoundaryPrior, PriorSettings
@@ -88,6 +88,7 @@ def build_prior(
     *,
     start: Probability | LevelSet | None = None,
     flow: Flow | None = None,
+    channels: Sequence[Volume] = (),
     progress: Progress = silent,
 ) -> BoundaryPrior:
     """Turn a scan into a boundary prior.
@@ -101,6 +102,8 @@ def build_prior(
         A start of the user's on the same grid; without it the network finds the lumen.
     flow : Flow, optional
         Measured velocity on the same grid: it names inlets and outlets and gives their flow.
+    channels : sequence of Volume
+        The further images that a network of several channels sees, see ``segment``.
     progress : callable
         Called as ``progress(stage, fraction, message)``.
 
@@ -121,20 +124,18 @@ def build_prior(
     clock = time.perf_counter()
     seconds: dict[str, float] = {}
     if start is None:
-        start = segment(volume, config.model, config.segment, progress=progress)
+        start = segment(volume, config.model, config.segment, channels=channels, progress=progress)
         seconds["segment"] = time.perf_counter() - clock
     probability = start if isinstance(start, Probability) else None
     level_set = LevelSet.from_probability(start) if isinstance(start, Probability) else start
     level_set = chosen(level_set, config)
-    channels = []
-    if flow is not None and config.flow.channel:
-        channels = [Volume(flow.speed, flow.grid, flow.name)]
-    refined, device = refined_on(device, level_set, volume, channels, config.refine, progress)
+    evidences = [speed(flow)] if flow is not None and config.flow.channel else []
+    refined, device = refined_on(device, level_set, volume, evidences, config.refine, progress)
     level_set = chosen(refined.level_set, config)
     estimates = refined.estimates | topology_report(level_set.phi_mm)
     refined = replace(refined, level_set=level_set, estimates=estimates)
     evidence = None if probability is None else probability.model_id
-    if evidence == shipped().model_id and config.refine == RefineSettings() and not channels:
+    if evidence == shipped().model_id and config.refine == RefineSettings() and not evidences:
         refined = calibrated(refined)
     if flow is not None:
         flow = corrected(flow, level_set.phi_mm, volume.values, config.flow)
@@ -158,6 +159,11 @@ def build_prior(
     )
     progress("prior", 1.0, "done")
     return prior
+
+
+def speed(flow: Flow) -> Volume:
+    """Return the speed of a flow as an image."""
+    return Volume(flow.speed, flow.grid, flow.name)
 
 
 def refining_device(config: PipelineConfig) -> Device:
@@ -263,13 +269,17 @@ def evaluate_model(
         Of the synthetic scans, without a folder.
     settings : SegmentSettings
     """
+    channels, classes = images_and_classes(model)
 
-    def predict(volume: Volume) -> Probability:
-        return segment(volume, model, settings)
+    def predict(volume: Volume, more: Sequence[Volume]) -> Probability:
+        return segment(volume, model, settings, channels=more)
 
     if folder is not None:
-        return evaluation.evaluate_cases(evaluation.folder_cases(folder, predict), 0, progress)
-    drawn = evaluation.synthetic_cases(dims, number, predict)
+        shape = channels, classes, settings.lumen_classes
+        return evaluation.evaluate_cases(
+            evaluation.folder_cases(folder, predict, *shape), 0, progress
+        )
+    drawn = evaluation.synthetic_cases(dims, number, predict, channels)
     return evaluation.evaluate_cases(drawn, number, progress)
 
 

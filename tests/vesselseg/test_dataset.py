@@ -418,5 +418,39 @@ def test_what_synth_writes_is_read_back(tmp_path):
     number = int(manifest["val"][0])
     truth = np.load(tmp_path / "mask" / f"{number:04d}.npy")
     assert np.array_equal(val.item(0).labels, truth)
+    exact = np.load(tmp_path / "sdf" / f"{number:04d}.npy")
+    near = np.abs(exact) < 2
+    assert np.abs(val.item(0).phi_mm - exact)[near].mean() < 0.02  # distance of a distance
     facts = [json.loads(line) for line in (tmp_path / "facts.jsonl").read_text().splitlines()]
     assert len(facts) == 4
+
+
+# --- level sets beside the masks ---------------------------------------------------------------
+
+
+def test_a_level_set_places_the_wall_that_a_mask_knows_to_half_a_voxel(tmp_path):
+    """Any level set will do: its zero set counts. Curvature of a 6-voxel ball: 0.02."""
+    put(tmp_path)
+    (tmp_path / "sdf").mkdir()
+    np.save(tmp_path / "sdf" / "a.npy", 3.0 * BALL)
+    item = load(pairs(tmp_path)[0], 1, 1)
+    near = np.abs(BALL) < 2
+    assert np.abs(item.phi_mm - BALL)[near].max() < 0.02
+    assert np.array_equal(item.labels, MASK)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("a.npy", BALL + 1.0, "sdf/a.npy: another lumen"),
+        ("a.npy", BALL[1:], "sdf does not fit its image"),
+        ("b.npy", BALL, "sdf/b.npy"),
+    ],
+)
+def test_a_level_set_of_something_else_is_refused(tmp_path, name, values, words):
+    put(tmp_path)
+    (tmp_path / "sdf").mkdir()
+    np.save(tmp_path / "sdf" / name, values)
+    with pytest.raises(DataError) as error:
+        load(pairs(tmp_path)[0], 1, 1)
+    assert words in error.value.line()

@@ -84,7 +84,7 @@ class Options:
     ] = None
     model: Annotated[str | None, typer.Option(help="Name or file of a network.")] = None
     save: Annotated[
-        str, typer.Option(metavar="LIST", help="Of prob,phi,sigma,mask, separated by commas.")
+        str, typer.Option(metavar="LIST", help="Of prob,phi,sigma,mask,labels, with commas.")
     ] = "prob"
     frame: Annotated[
         str | None, typer.Option(metavar="N|mean", help="Which frame of a 4-D scan.")

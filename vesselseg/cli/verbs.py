@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..flow import Flow
     from ..prior.boundary import BoundaryPrior
 
-SAVED = ("prob", "phi", "sigma", "mask")
+SAVED = ("prob", "phi", "sigma", "mask", "labels")
 HDF5 = {".h5", ".hdf5", ".vtkhdf"}
 OPEN_WITH = "pyvista.read(file, force_ext='.vtkhdf')"
 
@@ -51,7 +51,7 @@ def demo(terminal: Terminal, options: Options) -> int:
 def prior(terminal: Terminal, options: Options) -> None:
     """Make a boundary prior of a scan: the whole path."""
     machine(options)
-    from ..io import read_start, read_volume
+    from ..io import read_start
     from ..io.atomic import check_target
     from ..pipeline import PipelineConfig, build_prior, refining_device
     from ..prior import check as prior_check
@@ -75,7 +75,7 @@ def prior(terminal: Terminal, options: Options) -> None:
     distinct(options, options.output)
     ending(options.output, ".h5", ".hdf5")
     check_target(options.output, overwrite=options.overwrite)
-    volume = read_volume(options.input, **reading(options))
+    volume, *more = scans(options)
     start = None
     if options.start is not None:
         kind: Any = options.start_kind  # read_start refuses an unknown one
@@ -87,7 +87,9 @@ def prior(terminal: Terminal, options: Options) -> None:
         return
     terminal.warn(volume.notes)
     with about(options.input), terminal.progress() as progress:
-        built = build_prior(volume, config, start=start, flow=flow, progress=progress)
+        built = build_prior(
+            volume, config, start=start, flow=flow, channels=more, progress=progress
+        )
     terminal.warn(note for note in built.warnings if note not in volume.notes)
     failed = [f for f in prior_check.check(built) if not f.ok and f.level == "error"]
     terminal.warn(f"the prior fails its check: {f.name}: {f.message}" for f in failed)
@@ -112,7 +114,7 @@ def segment(terminal: Terminal, options: Options) -> None:
     limits(options)
     from ..infer import SegmentSettings, require_device
     from ..infer import segment as run
-    from ..io import read_volume, write_image
+    from ..io import write_image
     from ..io.atomic import check_target
 
     given = {"device": network_device(options), "accurate": options.accurate or None}
@@ -122,20 +124,22 @@ def segment(terminal: Terminal, options: Options) -> None:
     distinct(options, *targets.values())
     for path in targets.values():
         check_target(path, overwrite=options.overwrite)
-    volume = read_volume(options.input, **reading(options))
+    volume, *more = scans(options)
     needed = fits(options, volume.values.size)
     if options.dry_run:
         plan(volume.grid.as_dict(), config.model_dump(mode="json"), needed)
         return
     terminal.warn(volume.notes)
     with about(options.input), terminal.progress() as progress:
-        found = run(volume, options.model, config, progress=progress)
+        found = run(volume, options.model, config, channels=more, progress=progress)
     terminal.warn(note for note in found.notes if note not in volume.notes)
     fields: dict[str, Any] = {"prob": found.values, "phi": found.phi_mm, "sigma": found.sigma_mm}
-    fields["mask"] = found.values > 0.5  # exactly a half is outside
+    fields |= {"labels": found.labels, "mask": found.values > 0.5}  # exactly a half is outside
     lacking = [name for name in targets if fields[name] is None]
     if lacking:
-        need = "--save of prob,mask, or a network with a distance, of the scan's dimensions"
+        need = "--save of prob,mask, or another network"
+        if lacking[0] != "labels":
+            need += " with a distance, of the scan's dimensions"
         raise ConfigError(f"this network gives no {lacking[0]}", path=options.model, need=need)
     for name, path in targets.items():
         write_image(path, fields[name], volume.grid, overwrite=options.overwrite)
@@ -405,15 +409,40 @@ def doctor(terminal: Terminal, options: Options) -> int:
 # --- shared by the verbs -----------------------------------------------------------------------
 
 
-def velocity(options: Options, volume: Volume) -> Flow | None:
-    """Read the velocity that was named, or the one that the scan's own file holds."""
-    from ..flow import parse_speed
-    from ..io.velocity import has_velocity, read_flow
+def scans(options: Options) -> tuple[Volume, ...]:
+    """Read the scan and what else the network sees: the speed, or more images of the same file."""
+    from ..infer import images_and_classes
+    from ..io.choices import Choices
+    from ..io.volume import read_scans
 
-    venc = None if options.venc is None else parse_speed(options.venc)
+    count = 1 if options.start else images_and_classes(options.model)[0]
+    chosen = Choices(**reading(options))
+    if count != 2 or not velocity_files(options):
+        return read_scans(options.input, count, chosen)
+    from ..pipeline import speed
+
+    scan = read_scans(options.input, 1, chosen)[0]
+    flow = velocity(options, scan)
+    return (scan,) if flow is None else (scan, speed(flow))
+
+
+def velocity_files(options: Options) -> list[Path]:
+    """Return the files of the velocity that was named, or the scan's own that holds one."""
+    from ..io.velocity import has_velocity
+
     named = [Path(word) for word in (options.velocity or "").split(",") if word]
     if not named and options.key is None and has_velocity(options.input):
         named = [options.input]
+    return named
+
+
+def velocity(options: Options, volume: Volume) -> Flow | None:
+    """Read the velocity that was named, or the one that the scan's own file holds."""
+    from ..flow import parse_speed
+    from ..io.velocity import read_flow
+
+    venc = None if options.venc is None else parse_speed(options.venc)
+    named = velocity_files(options)
     if not named:
         for name in ("venc", "velocity_unit", "velocity_axes"):
             if getattr(options, name) is not None:
@@ -578,7 +607,8 @@ def model_lines(found: dict[str, Any]) -> list[str]:
 
 READING = "frame component part spacing nan_fill key"
 MACHINE = "device threads"
-BLOOD = "velocity venc velocity_unit velocity_axes cut seed_point extension"
+VELOCITY = "velocity venc velocity_unit velocity_axes"
+BLOOD = f"{VELOCITY} cut seed_point extension"
 TABLE = {
     demo: "output seed overwrite json " + MACHINE,
     prior: "input output start start_kind label components model accurate config set seed memory "
@@ -586,7 +616,7 @@ TABLE = {
     refine: "input output start start_kind label components config set seed memory strict "
     f"overwrite dry_run json {BLOOD} {READING} {MACHINE}",
     segment: "input output model accurate save config set memory overwrite dry_run json "
-    f"{READING} {MACHINE}",
+    f"{VELOCITY} {READING} {MACHINE}",
     train: "output data config set seed steps epochs hours init resume workers dry_run json "
     f"{MACHINE}",
     models: "action name json",

@@ -1,4 +1,4 @@
-"""The folder ``{magn,mask}``: which files belong together, and what is in them."""
+"""The folder ``{magn,mask,sdf}``: which files belong together, and what is in them."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from ..fields import Field
 from ..grid import Grid
 from ..io.choices import Choices, Raw
 from ..io.guard import read_bytes_checked
-from ..io.volume import FORMATS, base_name, read_field
+from ..io.volume import FORMATS, base_name, read_channels, read_field
 from ..metrics import skeleton
 from ..solvers.redistancing import redistance
 from ..solvers.start import logit
 
 PathLike = str | os.PathLike[str]
 
-IMAGES, MASKS = "magn", "mask"
+IMAGES, MASKS, DISTANCES = "magn", "mask", "sdf"
 TAIL = "_mask"  # a mask may be named like its image, or so
 FAR = 12.0  # voxels: distances are clamped here
 TUBE = 1.5  # voxels about the centreline
 PERCENTILES = (0.5, 99.5)  # those of the networks
-SAME_GRID_VOXELS = 1e-3
 MAX_SIDECAR = 1 << 16
 MOST_INSIDE = 4096
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its mask."""
+    """An image and its mask, and a level set that knows the wall better, if there is one."""
 
     stem: str
     image: Path
     mask: Path
+    sdf: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Item:
         One about the skeleton of the mask.
     labels : same shape uint8
     level : same shape float32
-        What the mask says, zero at the wall: ``-logit`` of a soft mask, ±0.5 of a hard one.
+        Zero at the wall: the file of ``sdf``, else ``-logit`` of a soft mask, ±0.5 of a hard one.
     spacing_mm : tuple of float
         Per array axis.
     """
@@ -100,9 +100,10 @@ def pairs(folder: PathLike, image_suffix: str = "", mask_suffix: str = "") -> tu
     ----------
     folder : path-like
         Holds ``magn`` and ``mask``; a mask is named like its image, or with ``_mask`` behind.
-        Hidden files and ``.json`` files are passed over.
+        A folder ``sdf`` may hold level sets of some of them, negative in the lumen, of which the
+        zero set counts. Hidden files and ``.json`` files are passed over.
     image_suffix, mask_suffix : str
-        Only files of these endings; default: every known format.
+        Only images and masks of these endings; default: every known format.
 
     Raises
     ------
@@ -117,14 +118,16 @@ def pairs(folder: PathLike, image_suffix: str = "", mask_suffix: str = "") -> tu
         if plain in masks:
             raise DataError("two masks of one image", path=masks[stem], found=masks[plain].name)
         masks[plain] = masks.pop(stem)
+    distances = Path(folder) / DISTANCES
+    walls = _stems(distances, "") if distances.is_dir() else {}
     alone = [images[s] for s in sorted(images.keys() - masks.keys())]
-    alone += [masks[s] for s in sorted(masks.keys() - images.keys())]
+    alone += [files[s] for files in (masks, walls) for s in sorted(files.keys() - images.keys())]
     if alone:
         names = ", ".join(f"{p.parent.name}/{p.name}" for p in alone[:3])
         fault = f"{len(alone)} files without a partner"
         remedy = f"give image and mask one name, in {IMAGES} and {MASKS}"
         raise DataError(fault, path=folder, found=names, remedy=remedy)
-    return tuple(Pair(stem, images[stem], masks[stem]) for stem in sorted(images))
+    return tuple(Pair(s, images[s], masks[s], walls.get(s)) for s in sorted(images))
 
 
 def _stems(folder: Path, suffix: str) -> dict[str, Path]:
@@ -154,20 +157,18 @@ def load(pair: Pair, channels: int, classes: int) -> Item:
     Raises
     ------
     DataError
-        If image and mask differ in shape or grid, or the mask holds what it may not.
+        If image, mask and level set differ in shape or grid, the mask holds what it may not, or
+        the level set has another lumen than the mask.
     """
-    layers, grid, raw = _channels(pair.image, channels)
-    mask, other, _ = read_field(pair.mask, _choices(pair.mask, pair.image), unit_spacing=True)
-    if mask.shape != layers[0].shape:
-        found, need = f"shape {mask.shape}", f"{layers[0].shape} as {pair.image.name}"
-        raise DataError("mask does not fit its image", path=pair.mask, found=found, need=need)
-    placed = raw.placed and other.mismatch_mm(grid) > SAME_GRID_VOXELS * grid.h_min
-    if placed and _holds_size(pair.mask):
-        found, need = f"voxels of {other.spacing_mm} mm", f"the grid of {pair.image.name}"
-        raise DataError(
-            "mask lies elsewhere than its image", path=pair.mask, found=found, need=need
-        )
+    layers, grid, raw = read_image(pair.image, channels)
+    mask = _beside(pair.mask, pair.image, grid, raw)
     labels, level = understood(mask, classes, pair.mask)
+    if pair.sdf is not None:
+        level = _beside(pair.sdf, pair.image, grid, raw)
+        wrong = int(((level < 0) & (labels == 0) | (level > 0) & (labels > 0)).sum())
+        if wrong:
+            need = f"numbers below zero in the lumen of {pair.mask.name} alone"
+            raise DataError("another lumen", path=pair.sdf, found=f"{wrong} voxels", need=need)
     doubts = {
         "no voxel size: taken as 1 mm": not _sized(pair.image, raw),
         "the mask is empty": not labels.any(),
@@ -178,27 +179,31 @@ def load(pair: Pair, channels: int, classes: int) -> Item:
     return Item(image, phi, tube(labels > 0, spacing), labels, level, spacing, notes)
 
 
-def _channels(path: Path, count: int) -> tuple[list[Field], Grid, Raw]:
-    """Read the channels of an image: frames of an array, or colours of a TIFF."""
-    colour = path.suffix.lower() in (".tif", ".tiff")
-    read = []
-    for number in range(count):
-        pick: dict[str, Any] = {}
-        if count > 1:
-            pick = {"component": "RGBA"[number % 4]} if colour else {"frame": number}
-        field, grid, raw = read_field(path, _choices(path, **pick), unit_spacing=True)
-        if number == 0 and field.ndim == 3 and len(field) == count > 1:
-            flat = Grid.from_spacing(field.shape[1:], grid.spacing_mm[1:])
-            return list(field), flat, raw
-        read.append(field)
-    return read, grid, raw
+def _beside(path: Path, image: Path, grid: Grid, raw: Raw) -> Field:
+    """Read a mask or level set, which must lie on the grid of its image."""
+    values, other, _ = read_field(path, _choices(path, image), unit_spacing=True)
+    if values.shape != grid.shape_kji:
+        found, need = f"shape {values.shape}", f"{grid.shape_kji} as {image.name}"
+        raise DataError(
+            f"{path.parent.name} does not fit its image", path=path, found=found, need=need
+        )
+    if raw.placed and not other.fits(grid) and _holds_size(path):
+        found, need = f"voxels of {other.spacing_mm} mm", f"the grid of {image.name}"
+        fault = f"{path.parent.name} lies elsewhere than its image"
+        raise DataError(fault, path=path, found=found, need=need)
+    return values
 
 
-def _choices(path: Path, beside: Path | None = None, **pick: Any) -> Choices:
+def read_image(path: Path, channels: int) -> tuple[list[Field], Grid, Raw]:
+    """Read the channels of an image; without a voxel size it is taken as 1 mm."""
+    return read_channels(path, channels, _choices(path), unit_spacing=True)
+
+
+def _choices(path: Path, beside: Path | None = None) -> Choices:
     """Return how a file is read: with the voxel size of ``<stem>.json`` if there is one."""
     sidecar = next((s for p in (path, beside) if p and (s := _sidecar(p)).is_file()), None)
     if sidecar is None:
-        return Choices(**pick)
+        return Choices()
     try:
         size = json.loads(read_bytes_checked(sidecar, limit=MAX_SIDECAR))["spacing_mm"]
         numbers = tuple(float(n) for n in np.atleast_1d(size))
@@ -207,7 +212,7 @@ def _choices(path: Path, beside: Path | None = None, **pick: Any) -> Choices:
         raise DataError("bad sidecar", path=sidecar, need=need) from error
     if not numbers or not all(math.isfinite(n) and n > 0 for n in numbers):
         raise DataError("bad spacing_mm", path=sidecar, found=size, need="numbers > 0")
-    return Choices(spacing_mm=numbers, **pick)
+    return Choices(spacing_mm=numbers)
 
 
 def _sidecar(path: Path) -> Path:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ from ..fields import Probability, Progress, Volume, silent
 from ..grid import Grid
 from ..io.atomic import check_folder, write_bytes
 from ..io.choices import Choices
-from ..io.volume import FORMATS, base_name, read_field, read_volume
+from ..io.volume import FORMATS, base_name, read_field
 from ..synth.cases import SynthSettings, case
 from .compare import Result, compare, evaluate, understood
 
 PathLike = str | os.PathLike[str]
-Predict = Callable[[Volume], Probability]
+Predict = Callable[[Volume, Sequence[Volume]], Probability]  # the scan and its other channels
 Judged = tuple[str, Volume | None, Result, Result, Grid]
 
 HELD_OUT_SEED = 9501
@@ -133,42 +133,48 @@ def images(folder: Path) -> dict[str, Path]:
     return {base_name(f).removesuffix(layout.TAIL): f for f in files}
 
 
-def folder_cases(folder: PathLike, predict: Predict) -> Iterator[Judged]:
+def folder_cases(
+    folder: PathLike,
+    predict: Predict,
+    channels: int = 1,
+    classes: int = 1,
+    lumen_classes: tuple[int, ...] | None = None,
+) -> Iterator[Judged]:
     """Yield scans of ``folder/magn`` (or ``folder/val/magn``) as predicted, with their masks."""
     root = Path(folder)
     root = root if (root / layout.IMAGES).is_dir() else root / "val"
     for pair in layout.pairs(root):
-        item = layout.load(pair, 1, 1)
-        try:
-            volume = read_volume(pair.image)
-        except DataError as error:
-            if "no voxel size" not in error.fault:
-                raise
-            volume = read_volume(pair.image, spacing_mm=item.spacing_mm)
-        result = of_probability(predict(volume))
-        truth = Result(item.labels.astype(np.int64), item.level)
-        yield pair.stem, volume, result, truth, volume.grid
+        item = layout.load(pair, channels, classes)
+        fields, grid, raw = layout.read_image(pair.image, channels)
+        volume, *more = (Volume(f, grid, pair.stem, raw.sha256, raw.notes) for f in fields)
+        level = item.level
+        if lumen_classes is not None:
+            level = np.where(np.isin(item.labels, lumen_classes), -0.5, 0.5)
+        truth = Result(item.labels.astype(np.int64), level)
+        yield pair.stem, volume, of_probability(predict(volume, more)), truth, grid
 
 
-def synthetic_cases(dims: int, count: int, predict: Predict) -> Iterator[Judged]:
+def synthetic_cases(dims: int, count: int, predict: Predict, channels: int = 1) -> Iterator[Judged]:
     """Yield held-out synthetic scans as predicted, with their exact walls."""
+    shape = (SIDES[dims],) * dims
+    facts = {"shape": shape, "family": "heldout", "empty": 0.0, "channels": channels}
+    settings = build(SynthSettings, facts)
     for index in range(count):
-        shape = (SIDES[dims],) * dims
-        settings = build(SynthSettings, {"shape": shape, "family": "heldout", "empty": 0.0})
         drawn = case(HELD_OUT_SEED, 2 * index, settings)
-        grid = Grid.from_spacing(drawn.phi.shape, 1.0)
-        image = -drawn.image[0] if drawn.facts["polarity"] == "dark" else drawn.image[0]
-        volume = Volume(image, grid, f"heldout-{index:03d}")
+        grid, name = Grid.from_spacing(drawn.phi.shape, 1.0), f"heldout-{index:03d}"
+        sign = -1 if drawn.facts["polarity"] == "dark" else 1
+        volume, *more = (Volume(sign * image, grid, name) for image in drawn.image)
         truth = Result((drawn.phi < 0).astype(np.int64), drawn.phi)
-        yield volume.name, volume, of_probability(predict(volume)), truth, grid
+        yield name, volume, of_probability(predict(volume, more)), truth, grid
 
 
 def of_probability(found: Probability) -> Result:
-    """Return what a probability says: its own distance where it has one."""
+    """Return what a probability says: its own distance and classes where it has them."""
     level = found.phi_mm
     if level is None:
         level = understood(np.asarray(found.values), found.model_id).level
-    return Result((found.values > 0.5).astype(np.int64), level, found.values, found.sigma_mm)
+    labels = (found.values > 0.5) if found.labels is None else found.labels
+    return Result(labels.astype(np.int64), level, found.values, found.sigma_mm)
 
 
 def evaluate_cases(cases: Iterable[Judged], count: int = 0, progress: Progress = silent) -> Scores:

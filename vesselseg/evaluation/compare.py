@@ -22,7 +22,6 @@ from ..solvers.topology import topology_report
 
 PathLike = str | os.PathLike[str]
 
-SAME_GRID_VOXELS = 1e-3
 CALIBRATED_VOXELS = 3.0  # from the true wall; far away every probability is right
 MAX_LABELS = 1024  # more whole numbers than these are intensities
 
@@ -77,7 +76,7 @@ def evaluate(prediction: PathLike, truth: PathLike) -> dict[str, Any]:
     """
     values, grid, _ = read_field(truth, Choices(), unit_spacing=True)
     guess, other, _ = read_field(prediction, Choices(), unit_spacing=True)
-    if other.mismatch_mm(grid) > SAME_GRID_VOXELS * grid.h_min:
+    if not other.fits(grid):
         need = f"that of the truth, {grid.shape_kji} voxels of {grid.spacing_mm} mm"
         found = f"{other.shape_kji} voxels of {other.spacing_mm} mm"
         raise DataError("prediction lies on another grid", path=prediction, found=found, need=need)
@@ -92,7 +91,7 @@ def compare(pred: Result, true: Result, grid: Grid) -> dict[str, Any]:
     """
     numbers = sorted({*np.unique(pred.labels).tolist(), *np.unique(true.labels).tolist()} - {0})
     classes = {str(n): overlap(pred.labels == n, true.labels == n) for n in numbers}
-    lumens = pred.labels > 0, true.labels > 0
+    lumens = pred.level < 0, true.level < 0
     found: dict[str, Any] = {
         **overlap(*lumens),
         "cl_dice": metrics.cl_dice(*lumens),

@@ -16,6 +16,7 @@ from .guard import DEFAULT_LIMITS, Limits
 PathLike = str | os.PathLike[str]
 Array = NDArray[Any]
 
+COLOURS = ("R", "G", "B", "A")
 PARTS: dict[str, Callable[[Array], Array]] = {
     "real": np.real,
     "imag": np.imag,

@@ -20,7 +20,6 @@ PathLike = str | os.PathLike[str]
 Kind = Literal["probability", "logit", "mask", "phi"]
 
 KINDS: tuple[Kind, ...] = ("probability", "logit", "mask", "phi")
-SAME_GRID_VOXELS = 1e-3
 CLIP = 1e-6
 BAND_VOXELS = 4.0
 UNIT_GRADIENT = (0.8, 1.2)
@@ -61,7 +60,7 @@ def read_start(
     values, grid, notes = _on_own_grid(path, volume)
     kind = kind or ("mask" if label is not None else _tell(values, grid, path))
     values = _checked(values, kind, label, path)
-    if grid.mismatch_mm(volume.grid) > SAME_GRID_VOXELS * volume.grid.h_min:
+    if not grid.fits(volume.grid):
         values, note = _resampled(values, kind, grid, volume.grid, path)
         notes = (*notes, note)
     inside = values < 0.0 if kind == "phi" else values > (0.0 if kind == "logit" else 0.5)

@@ -13,12 +13,11 @@ import numpy as np
 import tifffile
 
 from ..errors import DataError
-from .choices import Choices, Raw, pick_component, real_numbers
+from .choices import COLOURS, Choices, Raw, pick_component, real_numbers
 from .guard import read_bytes_checked
 
 PathLike = str | os.PathLike[str]
 
-COLOURS = ("R", "G", "B", "A")
 DAMAGED = (
     tifffile.TiffFileError, ValueError, TypeError, KeyError, IndexError, OSError, EOFError,
     AttributeError, OverflowError, MemoryError, NotImplementedError, ArithmeticError,

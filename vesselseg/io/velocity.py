@@ -28,7 +28,6 @@ Floats = NDArray[np.floating]
 
 UNITS = (*PER_MS, "phase", "steps")
 STEPS = 2048.0  # of 12-bit phase: 0 to 4095 stand for -venc to venc
-SAME_GRID_VOXELS = 1e-3
 OWN = "/velocity/u"
 
 
@@ -178,10 +177,10 @@ def _from_three(
     for path in paths:
         values, grid, raw = read_frames(path, Choices(limits=limits))
         _require_shape(values.shape[1:], volume, path)
-        shift = grid.mismatch_mm(volume.grid)
-        if raw.placed and not shift <= SAME_GRID_VOXELS * volume.grid.h_min:
+        if raw.placed and not grid.fits(volume.grid):
             fault = "velocity lies on another grid than the scan"
-            raise DataError(fault, path=path, found=f"corners {shift:.3g} mm apart")
+            shift = f"corners {grid.mismatch_mm(volume.grid):.3g} mm apart"
+            raise DataError(fault, path=path, found=shift)
         found.append(values)
         notes += [note for note in raw.notes if note not in volume.notes]
         digests.append(raw.sha256)

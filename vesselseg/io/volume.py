@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, DataError
 from ..fields import Field, Volume
 from ..grid import Grid
-from .choices import Array, Choices, Raw
+from .choices import COLOURS, Array, Choices, Raw
 from .guard import DEFAULT_LIMITS, Limits
 
 PathLike = str | os.PathLike[str]
@@ -82,11 +82,37 @@ def read_volume(
         No permission, or a package is missing.
     """
     chosen = Choices(frame, component, part, spacing_mm, nan_fill, key, limits)
-    values, grid, raw = read_field(path, chosen)
-    if float(values.max()) - float(values.min()) < 1 / HUGE:
-        found = f"every voxel {values.flat[0]:g}"
-        raise DataError("image has no contrast", path=path, found=found)
-    return Volume(values, grid, base_name(path), raw.sha256, raw.notes)
+    return read_scans(path, 1, chosen)[0]
+
+
+def read_scans(path: PathLike, count: int, choices: Choices) -> tuple[Volume, ...]:
+    """Read the images that a network of ``count`` channels sees, see ``read_channels``."""
+    fields, grid, raw = read_channels(path, count, choices)
+    for values in fields:
+        if float(values.max()) - float(values.min()) < 1 / HUGE:
+            found = f"every voxel {values.flat[0]:g}"
+            raise DataError("image has no contrast", path=path, found=found)
+    name = base_name(path)
+    return tuple(Volume(values, grid, name, raw.sha256, raw.notes) for values in fields)
+
+
+def read_channels(
+    path: PathLike, count: int, choices: Choices, *, unit_spacing: bool = False
+) -> tuple[list[Field], Grid, Raw]:
+    """Read the channels of an image: frames or leading axis of an array, colours of a TIFF."""
+    if count == 1:
+        field, grid, raw = read_field(path, choices, unit_spacing=unit_spacing)
+        return [field], grid, raw
+    colour = os.fspath(path).lower().endswith((".tif", ".tiff"))
+    fields = []
+    for number in range(count):
+        pick: Any = {"component": COLOURS[number % len(COLOURS)]} if colour else {"frame": number}
+        field, grid, raw = read_field(path, replace(choices, **pick), unit_spacing=unit_spacing)
+        if number == 0 and field.ndim == 3 and len(field) == count:
+            flat = Grid.from_spacing(field.shape[1:], grid.spacing_mm[1:])
+            return list(field), flat, raw
+        fields.append(field)
+    return fields, grid, raw
 
 
 @np.errstate(all="ignore")  # a file may hold any bits: what is not finite is refused by name

@@ -103,12 +103,18 @@ def lumen_logit(logit: Tensor, lumen_classes: tuple[int, ...] | None = None) -> 
     classes = logit.shape[1]
     if classes == 1:
         return logit[:, 0]
+    inside, outside = sides(classes, lumen_classes)
+    return logit[:, inside].logsumexp(1) - logit[:, outside].logsumexp(1)
+
+
+def sides(classes: int, lumen_classes: tuple[int, ...] | None) -> tuple[list[int], list[int]]:
+    """Return the classes of the lumen and the others, of at least two; see ``lumen_logit``."""
     inside = sorted(set(range(1, classes) if lumen_classes is None else lumen_classes))
     outside = [c for c in range(classes) if c not in inside]
     if not inside or not outside or not set(inside) <= set(range(classes)):
         need = f"some, not all, of 0 to {classes - 1}"
         raise ConfigError("bad lumen_classes", found=lumen_classes, need=need)
-    return logit[:, inside].logsumexp(1) - logit[:, outside].logsumexp(1)
+    return inside, outside
 
 
 def bf16_pays(device: str) -> bool:
@@ -148,4 +154,5 @@ __all__ = [
     "lumen_logit",
     "names",
     "normalise",
+    "sides",
 ]
