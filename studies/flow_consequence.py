@@ -66,6 +66,7 @@ EVERY, MOST_STEPS = 10, 1000
 GOAL = {"4.2": (1.0, 2.5), "6.2": (0.7, 1.5), "9.3": (0.5, 1.0)}  # %, noise-free and SNR 6
 WALLS = {
     "mask": "network's mask, EDT",
+    "half": "mask at half contrast, EDT",
     "fast_marching": "fast marching of the image",
     "isosurface": "Gaussian isosurface, best width",
     "chan_vese": "Chan-Vese",
@@ -212,7 +213,7 @@ def asked(quick: bool) -> list[Group]:
     if quick:
         return [Group("oblique", 4.2, False, 1), Group("oblique", 4.2, True, 1)]
     main = [("oblique", r, 10) for r in (4.2, 6.2, 9.3, 3.0)]
-    rest = [(s, r, 3) for s in SHAPES if s != "oblique" for r in (3.0, 6.0, 9.0)]
+    rest = [(s, r, 3) for r in (6.0, 3.0, 9.0) for s in SHAPES if s != "oblique"]
     return [Group(s, r, noisy, n if noisy else 1)
             for s, r, n in main + rest for noisy in (False, True)]  # fmt: skip
 
@@ -249,6 +250,7 @@ def walls(image: Volume, truth: NDArray) -> dict[str, Callable[[], NDArray]]:
 
     return {
         "mask": lambda: from_mask(found.values > 0.5, grid.spacing_mm, 0.0),
+        "half": lambda: from_mask(near_start(0.5 - clean) < 0, grid.spacing_mm, 0.0),
         "fast_marching": lambda: redistance(near_start(0.5 - clean), 1.0, method="fmm"),
         "isosurface": best_isosurface,
         "chan_vese": chan_vese,
@@ -507,8 +509,8 @@ def draw(rows: Rows, file: Path) -> None:
     for number, (name, title) in enumerate(WALLS.items()):
         values = [[row[2] for k, by in rows.items() if k.startswith(f"{s}/") and "SNR" in k
                    for row in by.get(name, [])] for s in shapes]  # fmt: skip
-        place = np.arange(len(shapes)) + 0.16 * (number - 2)
-        axes[2].bar(place, [np.mean(v) if v else 0.0 for v in values], 0.15,
+        place = np.arange(len(shapes)) + 0.14 * (number - 2.5)
+        axes[2].bar(place, [np.mean(v) if v else 0.0 for v in values], 0.13,
                     label=title.strip("*"))  # fmt: skip
     axes[2].set_xticks(range(len(shapes)), shapes)
     axes[2].set(title="wall shear stress, SNR 6, all radii", ylabel="rms error, % of the mean")
