@@ -1,5 +1,6 @@
 """Exports: every format, read back by a reader of others, has the wall where it is."""
 
+import errno
 import json
 import re
 import xml.etree.ElementTree as Tree
@@ -13,9 +14,12 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
 from vesselseg.cli import main
-from vesselseg.errors import ConfigError, DataError
+from vesselseg.errors import ConfigError, DataError, EnvironmentFault
 from vesselseg.export import TARGETS, export
+from vesselseg.fields import Volume
 from vesselseg.grid import Grid
+from vesselseg.io import atomic
+from vesselseg.io.velocity import read_flow
 from vesselseg.prior.boundary import BoundaryPrior
 
 AFFINE = make.oblique((0.9, 1.0, 1.25), left_handed=True)
@@ -140,6 +144,8 @@ def read_xdmf(stem, facts):
     corners = points[mesh.cells_dict["hexahedron"]]
     edges = np.abs(np.linalg.norm(corners[:, [1, 3, 4]] - corners[:, [0]], axis=2) * scale)
     assert np.allclose(edges, (0.9, 1.0, 1.25))  # no cell joins samples that are not neighbours
+    sides = np.moveaxis(corners[:, [1, 3, 4]] - corners[:, [0]], 1, 0)
+    assert np.linalg.det(np.moveaxis(sides, 0, 1)).min() > 0  # nor is any inside out
     phi, normal = mesh.point_data["phi"] * scale, mesh.point_data["normal"]
     near = np.abs(phi) < 1.5
     return points[near] * scale - phi[near, None] * normal[near], None
@@ -181,7 +187,8 @@ def read_4dflownet(stem, facts):
     with h5py.File(f"{stem}.h5") as file:
         assert file["u"].shape == (2, *GRID.shape_kji[::-1]) and file["u"].dtype == np.float32
         assert np.allclose(file["dx"], (0.9, 1.0, 1.25))  # mm
-        assert [float(file[f"venc_{n}"][0]) for n in "uvw"] == list(VENC)
+        # all three measured components share in each axis of an oblique grid
+        assert [float(file[f"venc_{n}"][0]) for n in "uvw"] == [max(VENC)] * 3
         share = file["mask"][0].T
     return lambda points: None if share.max() == 1 else points, None
 
@@ -197,7 +204,11 @@ def read_inr(stem, facts):
     return points * MILLIMETRES[facts["length_unit"]], parts
 
 
-READERS = {name.removeprefix("read_"): f for name, f in globals().items() if name[:5] == "read_"}
+READERS = {
+    name.removeprefix("read_"): f
+    for name, f in globals().items()
+    if name[:5] == "read_" and f.__module__ == __name__
+}
 
 
 def test_every_target_has_a_reader():
@@ -256,6 +267,54 @@ def test_gmsh_reads_the_groups(prior, tmp_path):
         gmsh.finalize()
     assert found == {"wall", *(row["name"].decode() for row in prior.openings)}
     assert count == len(prior.vertices_m)
+
+
+def test_velocity_without_orientation_has_components_along_the_arrays(prior, tmp_path):
+    export(prior, "4dflownet", tmp_path / "case")
+    volume = Volume(np.zeros(GRID.shape_kji), GRID)
+    back = read_flow([tmp_path / "case.h5"], volume)  # u, v, w of this layout are along i, j, k
+    assert np.abs(back.u_ms - prior.arrays["/velocity/u"]).max() < 1e-6
+
+
+def test_frames_of_a_cycle_of_unknown_length_have_times_of_their_own(prior, tmp_path):
+    facts = {**prior.attributes["/velocity"], "rr_s": 0.0}
+    unknown = BoundaryPrior(prior.arrays, {**prior.attributes, "/velocity": facts})
+    for name, held, expected in (("a", prior, (0.8, "s")), ("b", unknown, (1.0, "cycles"))):
+        export(held, "inr", tmp_path / name)
+        with h5py.File(tmp_path / f"{name}.h5") as file:
+            period, time_unit = expected
+            assert np.allclose(file["obs/t"][:, 0], (0.0, period / 2))
+            assert file.attrs["time"] == time_unit
+
+
+def test_a_second_export_leaves_no_part_of_the_first(prior, tmp_path):
+    first = export(prior, "stl", tmp_path / "case")
+    (tmp_path / "case_notes.stl").write_bytes(b"of the user")
+    closed = make.small()
+    second = export(closed, "stl", tmp_path / "case", overwrite=True)
+    parts = {row["name"].decode() for row in prior.openings}
+    assert {f.name for f in first} - {f.name for f in second} == {f"case_{p}.stl" for p in parts}
+    assert set(tmp_path.iterdir()) == {*second, tmp_path / "case_notes.stl"}
+    export(closed, "vtp", tmp_path / "case", overwrite=True)
+    assert set(second) < set(tmp_path.iterdir())  # those of another target are not of this export
+
+
+def test_a_full_disk_leaves_the_whole_of_the_first_export(prior, tmp_path, monkeypatch):
+    export(make.small(), "palabos", tmp_path / "case")
+    before = {f: f.read_bytes() for f in tmp_path.iterdir()}
+    store, stored = atomic._store, []
+
+    def full(temp, data):
+        stored.append(temp)
+        if data != b"probe" and len(stored) > 2 * len(before):
+            raise OSError(errno.ENOSPC, "no space left")
+        store(temp, data)
+
+    monkeypatch.setattr(atomic, "_store", full)
+    with pytest.raises(EnvironmentFault, match="no space"):
+        export(prior, "palabos", tmp_path / "case", overwrite=True)
+    assert len(stored) > 2 * len(before)  # some files were stored already
+    assert before == {f: f.read_bytes() for f in tmp_path.iterdir()}
 
 
 def test_equal_priors_give_equal_bytes(prior, tmp_path):

@@ -95,6 +95,8 @@ def xdmf(scene: Scene) -> Files:
     cell = np.zeros([n - 1 for n in phi.shape], dtype=bool)
     offsets = [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0)]  # around the bottom, then the top
     offsets += [(1, y, x) for _, y, x in offsets]
+    if np.linalg.det(scene.affine[:3, :3]) < 0:
+        offsets = offsets[4:] + offsets[:4]  # mirrored cells would be inside out
     views = [
         tuple(slice(o, n - 1 + o) for o, n in zip(offset, phi.shape, strict=True))
         for offset in offsets
@@ -139,11 +141,16 @@ def xdmf(scene: Scene) -> Files:
 
 
 def fourdflownet(scene: Scene) -> Files:
-    """Write 4DFlowNet's layout: (frames, x, y, z), velocities in m/s, spacing in mm."""
-    u = np.moveaxis(scene.velocity(), -1, 0).swapaxes(2, 4)
+    """Write 4DFlowNet's layout: (frames, i, j, k), velocities in m/s, spacing in mm.
+
+    The layout has no orientation: its components are those along the axes of the arrays.
+    """
+    along = scene.affine[:3, :3] / np.linalg.norm(scene.affine[:3, :3], axis=0)
+    u = np.moveaxis(scene.velocity() @ along, -1, 0).swapaxes(2, 4)
     frames = u.shape[1]
     magnitude = np.broadcast_to(scene.field("/images/magnitude").T, u.shape[1:])
-    venc = np.asarray(scene.prior.attributes["/velocity"]["venc_ms"])
+    measured = np.asarray(scene.prior.attributes["/velocity"]["venc_ms"])
+    venc = np.max(np.where(np.abs(along.T) > 1e-3, measured, 0.0), axis=1)  # of all that share
     arrays: dict[str, Any] = {
         "dx": np.tile(np.array(scene.prior.grid.spacing_mm[::-1]), (frames, 1)),
         "mask": scene.field("/geometry/volume_fraction").T[None].astype(np.float32),
@@ -175,14 +182,16 @@ def inr(scene: Scene) -> Files:
             arrays[f"openings/{name}/xyz"] = scene.points[
                 np.unique(scene.faces[scene.label == label])
             ]
+    facts = {"unit": scene.unit, "frame": "RAS+", "velocity": "m/s"}
     if "/velocity/u" in scene.prior.arrays:
         u, interval = scene.velocity(), float(scene.prior.attributes["/velocity"]["rr_s"])
-        dt = interval / len(u)
+        dt = (interval or 1.0) / len(u)
+        facts["time"] = "s" if interval else "cycles"
         arrays["meta/dt"] = np.array([dt])
         arrays["obs/t"] = (np.arange(len(u)) * dt)[:, None]
         for part, name in enumerate("uvw"):
             arrays[f"obs/{name}"] = u[:, inside, part].T.astype(np.float32)
-    return {".h5": _hdf5(arrays, {"unit": scene.unit, "frame": "RAS+", "velocity": "m/s"})}
+    return {".h5": _hdf5(arrays, facts)}
 
 
 def npz(scene: Scene) -> Files:

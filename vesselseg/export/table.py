@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..io.atomic import check_folder, check_target, write_bytes
+from ..io.atomic import check_folder, check_target, write_files
 from ..prior.boundary import BoundaryPrior
 from . import grids, surfaces
 from .scene import METRES, Scene
@@ -115,9 +115,22 @@ def export(
     targets = {path.with_name(path.name + suffix): data for suffix, data in files.items()}
     for file in targets:
         check_target(file, overwrite=overwrite)
-    for file, data in targets.items():
-        write_bytes(file, data, overwrite=overwrite)
+    older = _older(path, target) if overwrite else []
+    write_files(targets.items(), overwrite=overwrite)
+    for file in older:
+        if file not in targets:  # parts that this prior has not would be taken for its own
+            file.unlink(missing_ok=True)
     return list(targets)
+
+
+def _older(path: Path, target: str) -> list[Path]:
+    """Return the files of an earlier export of the same name to the same target."""
+    try:
+        facts = json.loads(path.with_name(path.name + ".json").read_bytes())
+        named = [str(name) for name in facts["files"] if facts["target"] == target]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+    return [path.with_name(n) for n in named if NAME.fullmatch(n) and n.startswith(path.name)]
 
 
 def _chosen(target: str, unit: str | None) -> Target:

@@ -1,4 +1,4 @@
-"""The one writer: every file that the package leaves behind goes through ``write_bytes``.
+"""The one writer: every file that the package leaves behind goes through ``write_files``.
 
 A file appears whole or not at all: the bytes go to a temporary file in the target's folder, are
 synced, and replace the target in one step. Writing in place lost the old data in 40 of 40 killed
@@ -15,6 +15,7 @@ import secrets
 import shutil
 import socket
 import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import ConfigError, EnvironmentFault
@@ -46,20 +47,35 @@ def write_bytes(path: PathLike, data: bytes, *, overwrite: bool = True) -> None:
         Folder missing, permission, disk full, I/O error. An older file is then untouched; no
         temporary file is left.
     """
-    target = _target(path, overwrite)
-    folder = target.parent
-    sweep(folder)
-    temp = folder / _temp_name()
+    write_files([(path, data)], overwrite=overwrite)
+
+
+def write_files(files: Iterable[tuple[PathLike, bytes]], *, overwrite: bool = True) -> None:
+    """Write files that belong together: all are stored beside their targets before any appears.
+
+    ``files`` are paths with their bytes; the rest is as in ``write_bytes``. A failure while storing
+    leaves every older file untouched; only the replacing, in the order given, can be cut short.
+    """
+    targets = [(path, _target(path, overwrite), data) for path, data in files]
+    for folder in {target.parent for _, target, _ in targets}:
+        sweep(folder)
+    stored: list[Path] = []
     try:
-        _require_space(folder, len(data))
-        _store(temp, data)
-        temp.replace(target)
-        _sync_folder(folder)
-    except OSError as error:
-        raise _fault(error, path, folder, len(data)) from error
+        for path, target, data in targets:
+            with _told(path, target.parent, len(data)):
+                stored.append(target.parent / _temp_name())
+                _require_space(target.parent, len(data))
+                _store(stored[-1], data)
+        for temp, (path, target, data) in zip(stored, targets, strict=True):
+            with _told(path, target.parent, len(data)):
+                temp.replace(target)
+        for folder, path in {target.parent: path for path, target, _ in targets}.items():
+            with _told(path, folder):
+                _sync_folder(folder)
     finally:
-        with contextlib.suppress(OSError):  # gone already where the replacement succeeded
-            temp.unlink()
+        for temp in stored:
+            with contextlib.suppress(OSError):  # gone already where the replacement succeeded
+                temp.unlink()
 
 
 def check_target(path: PathLike, *, overwrite: bool) -> None:
@@ -74,10 +90,8 @@ def check_target(path: PathLike, *, overwrite: bool) -> None:
 def check_folder(path: PathLike) -> Path:
     """Make a folder for several outputs if it is missing, try it with a small file, return it."""
     folder = Path(_resolved(path))
-    try:
+    with _told(path, folder.parent):
         folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise _fault(error, path, folder.parent, 0) from error
     _probe(folder, path)
     return Path(path)
 
@@ -121,9 +135,8 @@ def _probe(folder: Path, path: PathLike) -> None:
     sweep(folder)
     temp = folder / _temp_name()
     try:
-        _store(temp, b"probe")
-    except OSError as error:
-        raise _fault(error, path, folder, 0) from error
+        with _told(path, folder):
+            _store(temp, b"probe")
     finally:
         with contextlib.suppress(OSError):
             temp.unlink()
@@ -155,6 +168,15 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def _told(path: PathLike, folder: Path, size: int = 0) -> Iterator[None]:
+    """Turn a failing system call into the fault that names the output and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise _fault(error, path, folder, size) from error
 
 
 def _fault(error: OSError, path: PathLike, folder: Path, size: int) -> EnvironmentFault:
