@@ -103,6 +103,13 @@ class Grid:
         ijk = offset @ np.linalg.inv(self.affine[:3, :3]).T
         return np.ascontiguousarray(ijk[..., : self.ndim][..., ::-1])
 
+    def part(self, box: tuple[slice, ...]) -> Grid:
+        """Return the grid of a box of voxels, given by slices of step one in array order."""
+        ranges = [range(n)[one] for n, one in zip(self.shape_kji, box, strict=True)]
+        affine = self.affine.copy()
+        affine[:3, 3] = self.world([one.start for one in ranges])
+        return Grid(tuple(len(one) for one in ranges), affine)
+
     def mismatch_mm(self, other: Grid) -> float:
         """Return the largest distance between equal corners of two grids, inf if shapes differ."""
         if self.shape_kji != other.shape_kji:

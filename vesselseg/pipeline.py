@@ -12,10 +12,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from . import __version__, dataset, evaluation
 from .calibration import calibrated, shipped
@@ -27,7 +27,7 @@ from .fields import LevelSet, Probability, Progress, Refinement, Volume, silent
 from .flow import Flow, FlowSettings, corrected
 from .infer import SegmentSettings, images_and_classes, segment, thread_count
 from .io.atomic import check_folder, write_bytes
-from .nets import checkpoint
+from .nets import borrowed, checkpoint
 from .prior.boundary import BoundaryPrior, PriorSettings
 from .solvers.flow_on_device import disagreement, without_kernels
 from .solvers.redistancing import redistance
@@ -68,7 +68,7 @@ class PipelineConfig(Settings):
 
 
 class TrainRun(TrainConfig):
-    """Settings of ``train``: those of the network and of its cases.
+    """Settings of ``train``: those of the network and of its cases; see also ``nets.borrowed``.
 
     Parameters
     ----------
@@ -80,6 +80,11 @@ class TrainRun(TrainConfig):
 
     data: dataset.DataSettings | None = None
     synth: SynthSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _borrowed(cls, tree: Any) -> Any:
+        return borrowed.ours(tree) if isinstance(tree, dict) else tree
 
 
 def build_prior(

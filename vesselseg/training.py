@@ -9,6 +9,7 @@ cases of a step in turn and average their gradients: two are one with twice the 
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from . import nets
-from .errors import ConfigError, NumericalError
+from .errors import ConfigError, EnvironmentFault, NumericalError
 from .fields import Progress, silent
 from .infer import require_device
 from .nets import board, checkpoint, losses, optim, ranks
@@ -32,6 +33,7 @@ __all__ = ["State", "TrainConfig", "fit", "fresh", "require", "restore", "with_s
 
 VALIDATION_SEED = 1_000_003  # added to the seed: validation cases are never trained on
 TIMED_STEPS = 8
+COMPILERS = ("c++", "g++", "clang++")
 
 
 def fit(
@@ -92,7 +94,7 @@ def run(
     with sigterm() as stopped, board.board(output, state.step, wanted=wanted) as note:
         for batch in batches(config, case, state.step, group):
             row = train_step(config, state, batch, group)
-            if (ends := state.step == steps) or state.step % config.validate_every == 0:
+            if (ends := state.step == steps) or state.step % config.interval == 0:
                 row |= validate(config, validation, state.ema, group)
                 improved(config, state, row, output, group)
                 ends = ends or optim.gave_up(config, state.validated)
@@ -117,8 +119,11 @@ def said(row: dict[str, float], steps: int) -> str:
 
 
 def require(config: TrainConfig) -> None:
-    """Refuse, before any folder is made, a device, loss or network that there is not."""
+    """Refuse, before any folder is made, a device, compiler, loss or network that there is not."""
     require_device(config.device)
+    if config.compile and not any(map(shutil.which, COMPILERS)):
+        found, need = "none of " + ", ".join(COMPILERS), "a C++ compiler, or compile = false"
+        raise EnvironmentFault("cannot compile networks", found=found, need=need)
     if config.tensorboard:
         board.require()
     for name in config.losses:
@@ -133,17 +138,22 @@ def with_steps(
     previous: checkpoint.Checkpoint | None,
     group: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> TrainConfig:
-    """Fix the number of steps: as given, as stored, by epochs, or as many as fit into the hours."""
+    """Fix the number of steps: as given, as stored, by epochs, or as many as fit into the hours.
+
+    Milestones in epochs become steps.
+    """
     if config.steps is not None:
         return config
-    if previous is not None:
-        return config.model_copy(update={"steps": previous.card["steps"]})
     if config.epochs is not None:
         size = getattr(case, "size", None)
         if size is None:
             raise ConfigError("epochs without end", path="epochs", remedy="give steps or --data")
-        share = config.batch * config.accumulate * group.count
-        return config.model_copy(update={"steps": config.epochs * math.ceil(size / share)})
+        epoch = math.ceil(size / (config.batch * config.accumulate * group.count))
+        milestones = tuple(epoch * number for number in config.milestones)
+        update = {"steps": config.epochs * epoch, "milestones": milestones}
+        return config.model_copy(update=update)
+    if previous is not None:
+        return config.model_copy(update={"steps": previous.card["steps"]})
     timed = config.model_copy(update={"steps": TIMED_STEPS})
     state, clock = fresh(timed), [time.monotonic()]
     for batch in batches(timed, case, 0, group):

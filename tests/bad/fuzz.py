@@ -44,6 +44,8 @@ def bases(folder):
     np.savez_compressed(folder / "c.npz", a=make.field())
     for name, packed in (("u.mat", False), ("p.mat", True)):
         savemat(folder / name, {"image": make.field(), "dx": 1.0}, do_compression=packed)
+    record = {"S": {"mask": make.field(), "flow": {"u": make.field() * 1j}}}
+    savemat(folder / "k.mat", record, do_compression=True)
     tifffile.imwrite(folder / "t.tif", make.field(), compression="zlib")
     series = make.nii(make.field((2, *make.SHAPE)))
     files = {
@@ -56,6 +58,7 @@ def bases(folder):
         "s.h5": ((folder / "s.h5").read_bytes(), {}),
         "u.mat": ((folder / "u.mat").read_bytes(), {"spacing_mm": 1.0}),
         "p.mat": ((folder / "p.mat").read_bytes(), {"spacing_mm": 1.0}),
+        "k.mat": ((folder / "k.mat").read_bytes(), {"spacing_mm": 1.0, "key": "S.mask"}),
         "t.tif": ((folder / "t.tif").read_bytes(), {"spacing_mm": 1.0}),
     }
     if "SimpleITK" in sys.modules:

@@ -1,17 +1,22 @@
 """What is written comes back: values, place in the world, bytes."""
 
+import functools
 import gzip
 import itertools
+import json
 import subprocess
 import sys
 
+import h5py
 import nibabel
 import numpy as np
 import pytest
+from cli_runner import assert_refused, run
+from scipy.io import savemat
 
 from vesselseg import Grid, Volume
 from vesselseg.errors import ConfigError, DataError
-from vesselseg.io import read_volume, write_image
+from vesselseg.io import Limits, read_volume, write_image
 
 SHAPE = (4, 5, 6)
 VALUES = np.random.default_rng(0).random(SHAPE).astype("f4")
@@ -193,3 +198,76 @@ def test_importing_io_loads_no_heavy_library():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+# --- structs of MATLAB -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def struct(tmp_path):
+    """A flow scan as its scanner exports it: mask and complex echoes as fields of one struct."""
+    rng, shape = np.random.default_rng(0), (6, 7, 5)
+    echoes = rng.normal(size=(4, *shape)) + 1j * rng.normal(size=(4, *shape))
+    fields = {f"echo{n}": echo for n, echo in enumerate(echoes)}
+    record = {"mask": (rng.random(shape) > 0.5).astype("u1"), "venc": 1.5, "flow": fields}
+    savemat(tmp_path / "a.mat", {"STR": record}, do_compression=True)
+    with h5py.File(tmp_path / "b.mat", "w", userblock_size=512) as file:
+        file["STR/mask"] = record["mask"].T
+        for name, echo in fields.items():
+            file[f"STR/flow/{name}"] = np.array(
+                np.stack([echo.T.real, echo.T.imag], -1).view([("real", "f8"), ("imag", "f8")])[
+                    ..., 0
+                ]
+            )
+    return tmp_path, record["mask"], echoes
+
+
+@pytest.mark.parametrize("name", ["a.mat", "b.mat"])
+def test_fields_of_a_struct_are_read_and_averaged(struct, name):
+    folder, mask, echoes = struct
+    read = functools.partial(read_volume, folder / name, spacing_mm=1.0)
+    assert np.array_equal(read(key="STR.mask").values, mask.T)
+    four = ",".join(f"STR.flow.echo{n}" for n in range(4))
+    mean = read(key=four, part="magnitude", frame="mean").values
+    np.testing.assert_allclose(mean, np.abs(echoes).mean(0).T, rtol=1e-6)
+    with pytest.raises(DataError, match=r"5 arrays: found STR.flow.echo0"):
+        read()
+    with pytest.raises(ConfigError, match=r"no such array: found STR.venc"):
+        read(key="STR.mask,STR.venc")
+    savemat(folder / "c.mat", {"image": mask, "facts": {"matrix": np.eye(4)}})
+    assert np.array_equal(read_volume(folder / "c.mat", spacing_mm=1.0).values, mask.T)
+    with pytest.raises(DataError, match="several shapes"):
+        savemat(folder / name, {"S": {"a": np.ones((3, 4, 5)), "b": np.ones((3, 4))}})
+        read(key="S.a,S.b")
+
+
+def test_a_struct_that_unpacks_to_too_much_is_refused_before_it_is_read(tmp_path):
+    savemat(tmp_path / "a.mat", {"S": {"a": np.zeros((80, 80, 80))}}, do_compression=True)
+    assert (tmp_path / "a.mat").stat().st_size < 10_000
+    with pytest.raises(DataError, match="structs too large"):
+        read_volume(tmp_path / "a.mat", spacing_mm=1.0, limits=Limits(expanded_bytes=10**6))
+
+
+# --- regions -----------------------------------------------------------------------------------
+
+
+def test_a_region_is_a_part_of_the_scan_at_its_place(tmp_path):
+    write_image(tmp_path / "a.nii.gz", VALUES, Grid(SHAPE, OBLIQUE))
+    part = read_volume(tmp_path / "a.nii.gz", roi=(slice(1, 3), slice(None, 4), slice(2, None)))
+    assert np.array_equal(part.values, VALUES[1:3, :4, 2:])
+    whole = Grid(SHAPE, OBLIQUE)
+    index = np.moveaxis(np.indices(SHAPE), 0, -1)[1:3, :4, 2:]
+    here = np.moveaxis(np.indices(part.values.shape), 0, -1)
+    np.testing.assert_allclose(part.grid.world(here), whole.world(index), atol=1e-5)
+
+
+@pytest.mark.parametrize("roi", ["1:3,0:4", "0:9,:,:", "2:2,:,:", ":,:,0:1", "1:3,:,-1:2", "1,2,3"])
+def test_a_region_outside_the_scan_is_refused(tmp_path, capfd, roi):
+    write_image(tmp_path / "a.nii.gz", VALUES, Grid(SHAPE, OBLIQUE))
+    assert_refused(run(capfd, "info", tmp_path / "a.nii.gz", "--roi", roi), 2, "bad region")
+
+
+def test_info_of_a_region_has_its_shape(tmp_path, capfd):
+    write_image(tmp_path / "a.nii.gz", VALUES, Grid(SHAPE, OBLIQUE))
+    code, out, _ = run(capfd, "info", tmp_path / "a.nii.gz", "--roi", "1:3,:4,2:", "--json")
+    assert (code, json.loads(out)["grid"]["shape_kji"]) == (0, [2, 4, 4])

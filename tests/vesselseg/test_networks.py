@@ -283,11 +283,18 @@ def test_frozen_stages_stay_bitwise(name, stages):
         nets.create(name, 2, width=1, freeze=("top",))
 
 
-def test_an_auxiliary_head_speaks_in_training_only():
-    net = nets.create("fcn-resnet50", 2, width=2, aux=True)
+@pytest.mark.parametrize(
+    ("name", "options", "count"),
+    [
+        ("fcn-resnet50", {"width": 2, "aux": True}, 1),
+        ("unet", {"width": 2, "levels": 4, "deep_supervision": True}, 2),
+    ],
+)
+def test_auxiliary_heads_speak_in_training_only(name, options, count):
+    net = nets.create(name, 2, **options)
     x = torch.rand(2, 1, 33, 40)
     heads = nets.heads(net(x))
-    assert [tuple(d.shape) for d in heads.deep] == [(2, 1, 33, 40)]
+    assert [tuple(d.shape) for d in heads.deep] == count * [(2, 1, 33, 40)]
     assert nets.heads(net.eval()(x)).deep == ()
 
 

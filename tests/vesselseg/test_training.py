@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from vesselseg.errors import CheckpointError, ConfigError, EnvironmentFault, Num
 from vesselseg.fields import Case
 from vesselseg.nets import checkpoint, ranks, state
 from vesselseg.nets.samples import Cases
+from vesselseg.pipeline import TrainRun
 from vesselseg.training import TrainConfig, fit
 
 QUICK = {
@@ -451,8 +453,12 @@ class Finite(Recorder):
 
 
 def test_epochs_are_rounds_over_a_folder(tmp_path):
-    config = TrainConfig(**QUICK | {"dims": 2, "steps": None, "epochs": 3, "batch": 2})
-    assert training.with_steps(config, Finite(), None).steps == 9
+    changes = {"dims": 2, "steps": None, "epochs": 3, "batch": 2, "milestones": [1, 2]}
+    config = TrainConfig(**QUICK | changes)
+    fixed = training.with_steps(config, Finite(), None)
+    assert (fixed.steps, fixed.milestones, fixed.interval) == (9, (3, 6), 4)
+    own = config.model_copy(update={"validate_every": None})
+    assert training.with_steps(own, Finite(), None).interval == 3
     with pytest.raises(ConfigError, match="give steps or --data"):
         training.with_steps(config, disc_case, None)
 
@@ -485,3 +491,72 @@ def test_tensorboard_that_is_not_there_is_named(tmp_path, monkeypatch):
     with pytest.raises(EnvironmentFault, match=r"vesselseg\[tensorboard\]"):
         fit(config, ball_case, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler about torch itself
+def test_a_compiled_network_learns_the_same(tmp_path):
+    """To rounding: fused operations add in another order."""
+    config = TrainConfig(**QUICK | {"dims": 2, "steps": 3})
+    rows = []
+    for compiled in (False, True):
+        folder = tmp_path / str(compiled)
+        fit(config.model_copy(update={"compile": compiled}), disc_case, folder)
+        rows.append([json.loads(s) for s in (folder / "metrics.jsonl").read_text().splitlines()])
+    for plain, fused in zip(*rows, strict=True):
+        assert fused["loss"] == pytest.approx(plain["loss"], rel=1e-4)
+
+
+# The configuration that a UNeXt training prints, of another program.
+PRINTED = """
+cfg = "None"
+dataset = "DsDL"
+deep_supervision = false
+early_stopping = -1
+epochs = 20
+factor = 0.1
+gamma = 0.6666666666666666
+img_ext = ".tif"
+input_channels = 3
+input_h = 256
+input_w = 256
+loss = "BCEDiceLoss"
+lr = 0.0001
+mask_ext = ".tif"
+milestones = "1,2"
+min_lr = 1e-05
+momentum = 0.9
+name = "prova1"
+nesterov = false
+num_classes = 1
+num_workers = 4
+optimizer = "Adam"
+patience = 2
+scheduler = "CosineAnnealingLR"
+weight_decay = 0.0001
+batch_size = 8
+arch = "UNext"
+"""
+
+
+def test_a_configuration_of_another_program_loads_as_it_is():
+    tree = tomllib.loads(PRINTED)
+    config = build(TrainRun, tree)
+    assert (config.network, config.dims, config.in_channels, config.classes) == ("unext", 2, 3, 1)
+    assert (config.batch, config.epochs, config.workers, config.optimizer) == (8, 20, 4, "adam")
+    assert (config.losses, config.early_stopping) == ({"bce_dice": 1.0}, -1)
+    assert config.lr * config.final_lr == pytest.approx(1e-5)
+    assert config.data.folder == "DsDL"
+    assert (config.data.image_suffix, config.data.patch) == (".tif", (256, 256))
+    assert (config.warmup, config.ema, config.distance) == (0, 0.0, False)
+    steps = build(TrainRun, tree | {"scheduler": "MultiStepLR", "deep_supervision": True})
+    assert (steps.milestones, steps.factor) == ((1, 2), pytest.approx(2 / 3))
+    assert steps.options == {"deep_supervision": True}
+    plateau = build(TrainRun, tree | {"scheduler": "ReduceLROnPlateau"})
+    assert (plateau.factor, plateau.patience, plateau.min_lr) == (0.1, 2, 1e-5)
+    elsewhere = build(TrainRun, tree | {"data": {"folder": "mine"}})
+    assert (elsewhere.data.folder, elsewhere.data.mask_suffix) == ("mine", ".tif")
+    with pytest.raises(ConfigError, match="did you mean 'batch'"):
+        build(TrainRun, tree | {"batchs": 4})
+    with pytest.raises(ConfigError, match="data"):
+        build(TrainRun, tree | {"data": 3})

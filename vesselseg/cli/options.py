@@ -104,6 +104,12 @@ class Options:
     key: Annotated[str | None, typer.Option(help="Which array of a file that holds several.")] = (
         None
     )
+    roi: Annotated[
+        str | None, typer.Option(metavar="K:K,J:J,I:I", help="Read a box of voxels only.")
+    ] = None
+    polarity: Annotated[
+        str | None, typer.Option(metavar="bright|dark|auto", help="Blood against its surroundings.")
+    ] = None
     velocity: Annotated[
         str | None,
         typer.Option(metavar="FILE|U,V,W", help="Velocity: an HDF5 file, or three images."),
@@ -271,6 +277,7 @@ def reading(options: Options) -> dict[str, Any]:
         "spacing_mm": _spacing_mm(options.spacing),
         "nan_fill": options.nan_fill,
         "key": options.key,
+        "roi": _roi(options.roi),
     }
 
 
@@ -312,6 +319,16 @@ def components(text: str | None) -> int | str | None:
         need = "all, largest, seed or a number from 1"
         raise ConfigError("bad components", path="--components", found=text, need=need)
     return value
+
+
+def _roi(text: str | None) -> tuple[slice, ...] | None:
+    """Read ``K0:K1,J0:J1,I0:I1`` in voxels; an end that is left out is that of the scan."""
+    if text is None:
+        return None
+    ends = [part.split(":") for part in text.split(",")]
+    if not all(len(pair) == 2 and all(e.isdecimal() or not e for e in pair) for pair in ends):
+        raise ConfigError("bad region", path="--roi", found=text, need="K0:K1,J0:J1,I0:I1")
+    return tuple(slice(*(int(end) if end else None for end in pair)) for pair in ends)
 
 
 def _spacing_mm(text: str | None) -> tuple[float, ...] | None:

@@ -61,6 +61,7 @@ def prior(terminal: Terminal, options: Options) -> None:
         "device": options.device,
         "segment.device": network_device(options),
         "segment.accurate": options.accurate or None,
+        "segment.polarity": options.polarity,
         "model": options.model,
         "components": components(options.components),
         "prior.cuts": points(options.cut, 6, "--cut"),
@@ -118,6 +119,7 @@ def segment(terminal: Terminal, options: Options) -> None:
     from ..io.atomic import check_target
 
     given = {"device": network_device(options), "accurate": options.accurate or None}
+    given |= {"polarity": options.polarity}
     config = settings(SegmentSettings, options, given)
     require_device(config.device)
     targets = saved(options)
@@ -605,17 +607,17 @@ def model_lines(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-READING = "frame component part spacing nan_fill key"
+READING = "frame component part spacing nan_fill key roi"
 MACHINE = "device threads"
 VELOCITY = "velocity venc velocity_unit velocity_axes"
 BLOOD = f"{VELOCITY} cut seed_point extension"
 TABLE = {
     demo: "output seed overwrite json " + MACHINE,
-    prior: "input output start start_kind label components model accurate config set seed memory "
-    f"strict overwrite dry_run json {BLOOD} {READING} {MACHINE}",
+    prior: "input output start start_kind label components model accurate polarity config set "
+    f"seed memory strict overwrite dry_run json {BLOOD} {READING} {MACHINE}",
     refine: "input output start start_kind label components config set seed memory strict "
     f"overwrite dry_run json {BLOOD} {READING} {MACHINE}",
-    segment: "input output model accurate save config set memory overwrite dry_run json "
+    segment: "input output model accurate polarity save config set memory overwrite dry_run json "
     f"{VELOCITY} {READING} {MACHINE}",
     train: "output data config set seed steps epochs hours init resume workers dry_run json "
     f"{MACHINE}",

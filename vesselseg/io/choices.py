@@ -35,6 +35,7 @@ class Choices:
     spacing_mm: float | Sequence[float] | None = None
     nan_fill: float | None = None
     key: str | None = None
+    roi: tuple[slice, ...] | None = None
     limits: Limits = DEFAULT_LIMITS
 
 

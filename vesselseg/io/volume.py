@@ -41,6 +41,7 @@ def read_volume(
     spacing_mm: float | Sequence[float] | None = None,
     nan_fill: float | None = None,
     key: str | None = None,
+    roi: tuple[slice, ...] | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Volume:
     """Read a scan on the grid it is stored on; it is never reoriented.
@@ -64,6 +65,8 @@ def read_volume(
         Value for non-finite voxels, which are refused without it.
     key : str, optional
         Name of the array in an ``.npz`` or HDF5 file, or the UID of a DICOM series.
+    roi : tuple of slice, optional
+        The box of voxels to keep, a slice of step one for each array axis.
     limits : Limits
         What the file may claim.
 
@@ -81,7 +84,7 @@ def read_volume(
     EnvironmentFault
         No permission, or a package is missing.
     """
-    chosen = Choices(frame, component, part, spacing_mm, nan_fill, key, limits)
+    chosen = Choices(frame, component, part, spacing_mm, nan_fill, key, roi, limits)
     return read_scans(path, 1, chosen)[0]
 
 
@@ -132,6 +135,8 @@ def read_field(
     except DataError as error:
         facts = {"found": error.found, "need": error.need, "remedy": error.remedy}
         raise DataError(error.fault, path=path, **facts) from error
+    if choices.roi is not None:
+        values, grid = _part(values, grid, choices.roi, path)
     field, more = _as_float32(values, choices, path)
     ratio = grid.h_max / grid.h_min
     if ratio > MAX_ANISOTROPY:
@@ -194,6 +199,19 @@ def _affine(raw: Raw, choices: Choices, path: PathLike) -> NDArray[np.float64]:
         return np.diag([*size, 1.0])
     affine[:3, :3] *= size / lengths
     return affine
+
+
+def _part(values: Array, grid: Grid, roi: tuple[slice, ...], path: PathLike) -> tuple[Array, Grid]:
+    shape = grid.shape_kji
+    inside = len(roi) == len(shape) and all(
+        0 <= (one.start or 0) < (n if one.stop is None else one.stop) <= n
+        for one, n in zip(roi, shape, strict=True)
+    )
+    if not inside or min(values[roi].shape) < 2:
+        found = ",".join(f"{one.start or 0}:{'' if one.stop is None else one.stop}" for one in roi)
+        need = f"a box of at least two voxels a side in {shape}"
+        raise ConfigError("bad region", path=path, found=found, need=need)
+    return values[roi], grid.part(roi)
 
 
 def _without_flat_axis(

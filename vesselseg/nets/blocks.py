@@ -136,9 +136,11 @@ class Decoder(nn.Module):
             twice(dims, s + w, w, norm=norm) for s, w in zip(skips[:-1], widths, strict=True)
         )
 
-    def forward(self, features: list[Tensor]) -> Tensor:
-        """Map features, finest first and halving, to one map of the finest size."""
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Map features, finest first and halving, to the map of each step up, finest first."""
         *skips, x = features
+        found: list[Tensor] = []
         for lift, join, skip in list(zip(self.lift, self.join, skips, strict=True))[::-1]:
             x = join(torch.cat([skip, lift(x)], 1))
-        return x
+            found.insert(0, x)
+        return found

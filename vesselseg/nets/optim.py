@@ -26,7 +26,8 @@ class OptimSettings(Settings):
     scheduler : str
         ``cosine`` falls to the share ``final_lr``; ``plateau`` multiplies by ``factor`` after
         more than ``patience`` validations in a row without a lower loss, down to ``min_lr``;
-        ``multistep`` multiplies by ``factor`` at each of the ``milestones`` (steps); ``cyclic``
+        ``multistep`` multiplies by ``factor`` at each of the ``milestones`` (steps, or epochs
+        where the length is given in epochs); ``cyclic``
         swings between ``final_lr`` and one in ``cycle`` steps (Smith 2017, triangular).
     warmup : int
         Steps of linear growth, before any of them.

@@ -12,6 +12,7 @@ from ..device import network_device
 from . import bf16_pays, losses, optim
 from .losses import LossSettings
 
+EVERY = 250
 DeviceName = Annotated[str, AfterValidator(network_device)]
 
 
@@ -34,8 +35,10 @@ class TrainConfig(optim.OptimSettings):
         Rounds over the cases of a folder.
     ema : float
         Share of the averaged weights that a step keeps.
-    validate_every : int
-        Steps.
+    validate_every : int, optional
+        Steps; default: an epoch of a folder, else 250.
+    compile : bool
+        Train the network as ``torch.compile`` makes it; needs a C++ compiler, pays on GPUs.
     tensorboard : bool
         Also write event files (extra ``tensorboard``).
     """
@@ -59,10 +62,11 @@ class TrainConfig(optim.OptimSettings):
     ema: float = Field(0.999, ge=0, lt=1)
     losses: dict[str, float] = Field(default_factory=lambda: dict(losses.DEFAULT))
     loss: LossSettings = LossSettings()
-    validate_every: int = Field(250, ge=1)
+    validate_every: int | None = Field(None, ge=1)
     validation_cases: int = Field(16, ge=1)
     save_minutes: float = Field(10.0, ge=0)
     tensorboard: bool = False
+    compile: bool = False
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:
@@ -83,9 +87,16 @@ class TrainConfig(optim.OptimSettings):
     @property
     def digest(self) -> str:
         """Hash of everything that shapes the weights."""
-        quiet = {"save_minutes", "workers", "tensorboard"}
-        text = json.dumps(self.model_dump(exclude=quiet), sort_keys=True)
+        quiet = {"save_minutes", "workers", "tensorboard", "compile"}
+        facts = self.model_dump(exclude=quiet) | {"validate_every": self.interval}
+        text = json.dumps(facts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def interval(self) -> int:
+        """Steps from one validation to the next, once the number of steps is known."""
+        epoch = self.steps // self.epochs if self.steps and self.epochs else EVERY
+        return self.validate_every or epoch
 
     @property
     def low(self) -> str | None:

@@ -42,6 +42,8 @@ def fresh(config: TrainConfig) -> State:
         first = checkpoint.load(checkpoint.located(config.init))
         checkpoint.fill(net, first.tensors, first.path)
     ema.load_state_dict(net.state_dict())
+    if config.compile:
+        net.compile()
     # Gradients of half precision vanish below 6e-8 unless the loss is scaled up.
     scaler = torch.amp.GradScaler(torch.device(device).type, enabled=config.low == "float16")
     return State(net, ema, optim.optimizer(config, net.parameters()), scaler)

@@ -7,12 +7,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from .blocks import CONV, POOL, Decoder, Names, Share, Width, any_size, he, twice
+from .blocks import CONV, POOL, Decoder, Names, Share, Width, any_size, he, resize, twice
 from .encoders import VGG, ResNet
 
 
 class UNet(nn.Module):
-    """Two convolutions a level, max-pooling down, transposed convolutions up, concatenation."""
+    """Two convolutions a level, max-pooling down, transposed convolutions up, concatenation.
+
+    With deep supervision (Lee 2015) the output in training mode is a list: that of each coarser
+    step of the way up, interpolated, follows.
+    """
 
     def __init__(
         self,
@@ -23,6 +27,7 @@ class UNet(nn.Module):
         *,
         norm: bool,
         dropout: float,
+        deep_supervision: bool,
     ) -> None:
         super().__init__()
         self.stride = 2 ** (len(widths) - 1)
@@ -32,17 +37,23 @@ class UNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.up = Decoder(dims, widths, widths[:-1], norm=norm)
         self.head = CONV[dims](widths[0], outputs, 1)
+        coarser = widths[1:-1] if deep_supervision else []
+        self.deep = nn.ModuleList(CONV[dims](width, outputs, 1) for width in coarser)
 
     @any_size
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Map ``(N, in_channels, ...)`` to ``(N, outputs, ...)``."""
         features: list[Tensor] = []
         for block in self.down:
             x = block(self.pool(x) if features else x)
             features.append(x)
         features[-1] = self.dropout(x)
-        result: Tensor = self.head(self.up(features))
-        return result
+        fine, *coarser = self.up(features)
+        result: Tensor = self.head(fine)
+        if not self.deep or not self.training:
+            return result
+        heads = zip(self.deep, coarser, strict=True)
+        return [result, *(resize(head(y), result.shape[2:]) for head, y in heads)]
 
 
 class EncoderUNet(nn.Module):
@@ -66,7 +77,7 @@ class EncoderUNet(nn.Module):
         """Map ``(N, in_channels, ny, nx)`` to ``(N, outputs, ny, nx)``."""
         found = self.encoder(x)
         features = found[0] if isinstance(self.encoder, VGG) else [x, *found]
-        result: Tensor = self.head(self.up(features))
+        result: Tensor = self.head(self.up(features)[0])
         return result
 
 
@@ -79,11 +90,12 @@ def unet(
     levels: Annotated[int, Field(ge=2, le=7)] = 5,
     norm: Literal["none", "batch"] = "batch",
     dropout: Share = 0.0,
+    deep_supervision: bool = False,
 ) -> nn.Module:
     """Make ``unet``: ``width`` doubles at each of the levels; dropout acts on the deepest."""
     widths = [width * 2**i for i in range(levels)]
-    net = UNet(dims, in_channels, outputs, widths, norm=norm == "batch", dropout=dropout)
-    return he(net)
+    switches = {"norm": norm == "batch", "deep_supervision": deep_supervision}
+    return he(UNet(dims, in_channels, outputs, widths, dropout=dropout, **switches))
 
 
 def unet_vgg16(
