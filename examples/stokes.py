@@ -1,8 +1,9 @@
 """Stokes flow in the lumen: ``python examples/stokes.py lumen.msh inlet --pressure 10``.
 
 The mesh is that of ``volume_mesh.py``. One opening is held at a pressure, the others at none; the
-wall does not slip. Prints the flow rate into every opening. SI units. Needs the extras ``mesh``
-and ``flow``.
+wall does not slip; where the lumen leaves the box without an opening (``closure``) there is no
+pressure either. Prints the flow rate out of every opening. SI units. Needs the extras ``mesh`` and
+``flow``.
 """
 
 from __future__ import annotations
@@ -76,5 +77,9 @@ if __name__ == "__main__":
     options.add_argument("inlet", help="name of the opening under pressure")
     options.add_argument("--pressure", type=float, default=10.0, help="Pa")
     given = options.parse_args()
-    for opening, rate in flow_rates(MeshTet.load(given.mesh), given.inlet, given.pressure).items():
+    lumen = MeshTet.load(given.mesh)
+    known = sorted({*lumen.boundaries} - {"wall"})
+    if given.inlet not in known:
+        options.error(f"no opening {given.inlet}; {given.mesh} has {', '.join(known) or 'none'}")
+    for opening, rate in flow_rates(lumen, given.inlet, given.pressure).items():
         print(f"{opening}: {rate * 1e6:+.4g} ml/s")

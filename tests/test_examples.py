@@ -12,6 +12,7 @@ import pytest
 
 from vesselseg.export import export
 from vesselseg.grid import Grid
+from vesselseg.prior.boundary import BoundaryPrior
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 GRID = Grid((12, 17, 17), make.oblique((1.0, 1.0, 1.0)))
@@ -46,6 +47,21 @@ def test_the_mesh_fills_the_lumen_and_its_flow_is_that_of_poiseuille(prior, tmp_
     # the facets of a tube of four voxels keep its volume, not the fourth power of its radius
     assert -rates[names[0]] == pytest.approx(exact, rel=0.02)
     assert rates[names[1]] == pytest.approx(-rates[names[0]], rel=1e-6)  # nothing is lost
+
+
+def test_every_piece_of_the_lumen_is_filled(tmp_path):
+    pytest.importorskip("gmsh")
+    volume_mesh = importlib.import_module("volume_mesh")
+    grid = Grid.from_spacing((14, 14, 26), 1.0)
+    both = [np.linalg.norm(make.points(grid) - c, axis=-1) - 3.4 for c in ((6, 6, 6), (18, 7, 7))]
+    prior = make.prior(np.min(both, axis=0), grid)
+    assert prior.attributes["/geometry"]["n_components"] == 2
+    assert volume_mesh.mesh(prior, tmp_path / "lumen.msh") > 100  # it compares the volume itself
+    stated = {**prior.attributes["/surface"], "volume_m3": 2e-7}
+    wrong = BoundaryPrior(prior.arrays, {**prior.attributes, "/surface": stated})
+    with pytest.raises(RuntimeError, match="nothing is written"):
+        volume_mesh.mesh(wrong, tmp_path / "other.msh")
+    assert not (tmp_path / "other.msh").exists()
 
 
 def test_the_sampler_stays_in_the_lumen_and_jitters_the_wall_by_its_deviation(prior, tmp_path):

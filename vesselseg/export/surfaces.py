@@ -152,14 +152,21 @@ def polydata(scene: Scene, cells: dict[str, NDArray]) -> bytes:
 
 
 def gmsh(scene: Scene) -> Files:
-    """Write the labelled surface as Gmsh 2.2 with a physical group a part."""
+    """Write the labelled surface as Gmsh 2.2 with a physical group a part.
+
+    What is not joined are surfaces of their own in a group, so that each piece of the lumen can be
+    given its volume.
+    """
     tags = {label: number for number, label in enumerate(scene.parts, start=1)}
     names = [f'2 {tags[label]} "{name}"' for label, name in scene.parts.items()]
+    group = np.array([tags[int(label)] for label in scene.label])
+    piece = pieces(scene.faces, len(scene.points))
+    _, surface = np.unique(np.stack([group, piece]), axis=1, return_inverse=True)
     nodes = [f"{n} {_row(point)}" for n, point in enumerate(scene.points, start=1)]
     elements = [
-        f"{n} 2 2 {tags[int(label)]} {tags[int(label)]} {a} {b} {c}"
-        for n, (label, (a, b, c)) in enumerate(
-            zip(scene.label, (scene.faces + 1).tolist(), strict=True), start=1
+        f"{n} 2 2 {named} {entity} {a} {b} {c}"
+        for n, (named, entity, (a, b, c)) in enumerate(
+            zip(group, surface + 1, (scene.faces + 1).tolist(), strict=True), start=1
         )
     ]
     blocks = {"PhysicalNames": names, "Nodes": nodes, "Elements": elements}
@@ -167,6 +174,17 @@ def gmsh(scene: Scene) -> Files:
     for name, rows in blocks.items():
         text += f"${name}\n{len(rows)}\n" + "\n".join(rows) + f"\n$End{name}\n"
     return {".msh": text.encode()}
+
+
+def pieces(faces: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+    """Return the number of the joined piece that each face belongs to, of ``count`` corners."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    ends = np.concatenate([faces[:, :2], faces[:, 1:]])
+    links = coo_array((np.ones(len(ends), dtype=bool), tuple(ends.T)), shape=(count, count))
+    found: NDArray[np.int32] = connected_components(links, directed=False)[1]
+    return found[faces[:, 0]]
 
 
 def hemelb(scene: Scene) -> Files:
