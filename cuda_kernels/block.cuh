@@ -1,6 +1,12 @@
 // What the threads of a block find together. Blocks have a multiple of 32 threads, along x.
 #pragma once
 
+enum { CHUNKS = 512 };  // equal parts of a field or a list, each summed by one block
+
+// The list entries of a thread: from the first one on, a step apart.
+__device__ __forceinline__ int first_entry() { return blockIdx.x * blockDim.x + threadIdx.x; }
+__device__ __forceinline__ int entry_step() { return gridDim.x * blockDim.x; }
+
 // Largest of the threads' values, for every thread; NaN is lost.
 template <typename T>
 __device__ T block_max(T value) {

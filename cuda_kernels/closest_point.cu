@@ -5,7 +5,9 @@
 // A list (voxels and their number) only says what to do next, in any order: every result depends on
 // the layers before alone. T is the type of phi, R that of the arithmetic.
 #include "stencils.cuh"
+#include "block.cuh"
 #include "tricubic.cuh"
+#include "trilinear.cuh"
 
 struct Grid {
     int nz, ny, nx;
@@ -24,8 +26,6 @@ struct Foot {
     R z, y, x, distance;
 };
 
-__device__ __forceinline__ int first_entry() { return blockIdx.x * blockDim.x + threadIdx.x; }
-__device__ __forceinline__ int entry_step() { return gridDim.x * blockDim.x; }
 
 template <typename T>
 __device__ __forceinline__ int sign_of(T x) {
@@ -525,18 +525,9 @@ __global__ void sample_at(const T *values, const int *voxels, const int *count, 
                           double *out, int nz, int ny, int nx) {
     for (int e = first_entry(); e < *count; e += entry_step()) {
         const int v = voxels[e];
-        const double z = clamped(v / (ny * nx) + (double)offset[3 * v], 0.0, nz - 1.0);
-        const double y = clamped(v / nx % ny + (double)offset[3 * v + 1], 0.0, ny - 1.0);
-        const double x = clamped(v % nx + (double)offset[3 * v + 2], 0.0, nx - 1.0);
-        const int k = min((int)z, max(nz - 2, 0)), j = min((int)y, max(ny - 2, 0));
-        const int i = min((int)x, max(nx - 2, 0));
-        const double c = z - k, b = y - j, a = x - i;
-        const T *p = values + (k * ny + j) * nx + i;
-        const int top = k + 1 < nz ? ny * nx : 0, far = j + 1 < ny ? nx : 0, right = i + 1 < nx;
-        const double low = (1.0 - b) * ((1.0 - a) * p[0] + a * p[right]) +
-                           b * ((1.0 - a) * p[far] + a * p[far + right]);
-        const double high = (1.0 - b) * ((1.0 - a) * p[top] + a * p[top + right]) +
-                            b * ((1.0 - a) * p[top + far] + a * p[top + far + right]);
-        out[e] = (1.0 - c) * low + c * high;
+        const double z = v / (ny * nx) + (double)offset[3 * v];
+        const double y = v / nx % ny + (double)offset[3 * v + 1];
+        const double x = v % nx + (double)offset[3 * v + 2];
+        out[e] = trilinear(values, z, y, x, nz, ny, nx);
     }
 }

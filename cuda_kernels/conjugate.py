@@ -34,6 +34,7 @@ def solve_along_wall(
     weight: Any,
     rhs: Any,
     x: Any,
+    count: Any,
     twice: bool,
     most: int,
     tolerance: float,
@@ -41,26 +42,26 @@ def solve_along_wall(
 ) -> None:
     """Solve (precision + K weight K) x = rhs, or (precision + K) x = rhs; x holds the start.
 
-    As ``sheet.solve_along_wall``, whose arguments these are between the device and the buffers.
+    As ``sheet.solve_along_wall``, whose arguments these are between the device and the buffers;
+    ``count`` (1,) is how many entries the lists have.
     """
-    n = len(x)
-    p, q, r, diagonal, middle = (vector[:n] for vector in buffers.vectors)
+    p, q, r, diagonal, middle = buffers.vectors
     curves, parts, goals = buffers.parts
     rz, goal = buffers.rz, buffers.goal
     bent = middle if twice else p
     launch = device.launch
     # The system is applied to the start as to any direction: rz[0] = 0 over a goal below it.
-    launch("sheet_reset", x, p, rz, goal, n)
+    launch("sheet_reset", x, p, rz, goal, count)
     for i in range(-1, most):
         at = max(i, 0)
         if twice:
-            launch("sheet_bend", table, scale, weight, p, middle, rz, goal, at, n)
-        launch("sheet_system", table, scale, precision, p, bent, q, curves, rz, goal, at, n)
+            launch("sheet_bend", table, scale, weight, p, middle, rz, goal, at, count)
+        launch("sheet_system", table, scale, precision, p, bent, q, curves, rz, goal, at, count)
         if i < 0:
             launch(
                 "sheet_start", table, scale, precision, weight, rhs, q, r, diagonal, parts, goals,
-                tolerance, twice, n,
+                tolerance, twice, count,
             )  # fmt: skip
         else:
-            launch("sheet_step", p, q, diagonal, curves, x, r, parts, rz, goal, i, n)
-        launch("sheet_turn", r, diagonal, parts, goals, p, rz, goal, i, n)
+            launch("sheet_step", p, q, diagonal, curves, x, r, parts, rz, goal, i, count)
+        launch("sheet_turn", r, diagonal, parts, goals, p, rz, goal, i, count)

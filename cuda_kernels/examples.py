@@ -13,7 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from . import advect, closest_point, energy, reduce, reinit, roof, sheet, tiles
+from . import (
+    advect,
+    appearance,
+    closest_point,
+    displacement,
+    energy,
+    reduce,
+    reinit,
+    roof,
+    sheet,
+    tiles,
+)
 from . import wall as wall_kernels
 from .stencils import Array
 
@@ -134,6 +145,11 @@ def _speeds(phi: Array, width: float, rng: np.random.Generator) -> Example:
     args = (*motion, numbers, count, bits, np.zeros(3), *sizes, *phi.shape, *SPACING)
     tolerance = 8 * EPSILON[np.dtype(np.float64)] * float(expected.max(initial=1.0))
     return Example(args, lambda args: (args[6],), (expected,), _voxels(bits), tolerance)
+
+
+def counted(n: int) -> Array:
+    """Return the length of a list as kernels read it."""
+    return np.array([n], np.int32)
 
 
 def _voxels(bits: Array) -> int:
@@ -576,7 +592,7 @@ def _geometry(phi: Array, width: float, rng: np.random.Generator) -> Example:
     n = len(at.index)
     expected = np.empty((n, 3)), np.empty(n), np.empty(n)
     wall_kernels.wall_geometry(at.phi, at.index, *expected, *SPACING)
-    args = (at.phi, at.index, *(unset(e.shape, float) for e in expected), n, *at.phi.shape)
+    args = (at.phi, at.index, *(unset(e.shape, float) for e in expected), counted(n), *at.phi.shape)
     # Differences of phi are taken in its own type, in another order.
     tolerance = 64 * EPSILON[phi.dtype] / min(SPACING) ** 2
     return Example((*args, *SPACING), lambda args: args[2:5], expected, n, tolerance)
@@ -586,17 +602,17 @@ def _occupancy(phi: Array, width: float, rng: np.random.Generator) -> Example:
     at = listed(phi, width, rng)
     n = len(at.index)
     expected = np.empty(n), np.empty(n)
-    known = at.values[0], at.normal, at.values[3], 0.6
-    wall_kernels.blurred_occupancy(*known, *expected, *SPACING)
-    args = (*known, unset(n, float), unset(n, float), n, *SPACING)
+    known = at.values[0], at.normal, at.values[3]
+    wall_kernels.blurred_occupancy(*known, 0.6, *expected, *SPACING)
+    args = (*known, np.array([0.6]), unset(n, float), unset(n, float), counted(n), *SPACING)
     return Example(args, lambda args: args[4:6], expected, n, 1e-14)
 
 
 def _neighbours(phi: Array, width: float, rng: np.random.Generator) -> Example:
     at = listed(phi, width, rng)
     args = (
-        at.label, at.index[: at.core], at.normal, unset((at.core, 6), np.uint32), at.core,
-        *at.phi.shape,
+        at.label, at.index[: at.core], at.normal, unset((at.core, 6), np.uint32),
+        counted(at.core), *at.phi.shape,
     )  # fmt: skip
     return Example(args, lambda args: (args[3],), (at.core_table,), at.core)
 
@@ -606,7 +622,10 @@ def _owner(phi: Array, width: float, rng: np.random.Generator) -> Example:
     n = len(at.index)
     expected = np.empty(n, np.int32)
     wall_kernels.wall_owner(at.label, at.index, at.offset, at.core, expected)
-    args = (at.label, at.index, at.offset, at.core, unset(n, np.int32), n, *at.phi.shape)
+    args = (
+        at.label, at.index, at.offset, counted(at.core), unset(n, np.int32), counted(n),
+        *at.phi.shape,
+    )  # fmt: skip
     return Example(args, lambda args: (args[4],), (expected,), n)
 
 
@@ -615,27 +634,18 @@ def _sample_listed(phi: Array, width: float, rng: np.random.Generator) -> Exampl
     n, values, expected = len(at.index), at.values[0][: at.core], np.empty(len(at.index))
     wall_kernels.sample_listed(at.label, values, at.index, at.offset, 0.3, expected)
     args = (
-        at.label, values, at.index, at.offset, 0.3, unset(n, float), n, at.core, *at.phi.shape
+        at.label, values, at.index, at.offset, np.array([0.3]), unset(n, float), counted(n),
+        counted(at.core), *at.phi.shape,
     )  # fmt: skip
     return Example(args, lambda args: (args[5],), (expected,), n, 1e-14)
 
 
-def _sample_points(phi: Array, width: float, rng: np.random.Generator) -> Example:
-    points = rng.uniform(-1.0, np.array(phi.shape), (phi.size // 3, 3))
-    values, expected = rng.normal(size=phi.shape), np.empty(len(points))
-    closest_point.sample_at(values, np.zeros_like(points, np.int32), points, expected)
-    args = (values, points, unset(len(points), float), len(points), *phi.shape)
-    return Example(args, lambda args: (args[2],), (expected,), len(points), 1e-14)
-
-
 def _scatter(phi: Array, width: float, rng: np.random.Generator, *types: str) -> Example:
     at = listed(phi, width, rng)
-    kind = {"float": np.float32, "double": np.float64, "int": np.int32}[types[-1]]
-    values = at.values[0] if kind != np.int32 else np.arange(len(at.index), dtype=np.int32)
-    out = unset(at.phi.shape, kind)
-    expected = out.copy()
-    wall_kernels.scatter(at.index, values, expected)
-    args = (at.index, values, out, len(at.index), *at.phi.shape[1:])
+    expected = unset(at.phi.shape, float)
+    out = expected.copy()
+    wall_kernels.scatter(at.index, at.values[0], expected)
+    args = (at.index, at.values[0], out, counted(len(at.index)), *at.phi.shape[1:])
     return Example(args, lambda args: (args[2],), (expected,), len(at.index))
 
 
@@ -649,18 +659,345 @@ def _block_sums(phi: Array, width: float, rng: np.random.Generator) -> Example:
     wall_kernels.block_sums(
         at.index[order], size, weight[order], inside[order], image[order], expected
     )
+    expected = np.ascontiguousarray(np.moveaxis(expected, 0, -1)).reshape(-1, 5)
     args = (at.label, weight, inside, image, unset(expected.shape, float), *at.phi.shape, *size)
     return Example(args, lambda args: (args[4],), (expected,), at.phi.size)
 
 
-def _segment_sums(phi: Array, width: float, rng: np.random.Generator) -> Example:
-    n = phi.size // 5
-    owner, values = rng.integers(0, n, phi.size), rng.normal(size=phi.size)
-    order = np.argsort(owner, kind="stable")
-    start = np.searchsorted(owner[order], np.arange(n + 1))
-    expected = np.bincount(owner, weights=values, minlength=n)
-    args = (order, start, values, unset(n, float), n)
-    return Example(args, lambda args: (args[3],), (expected,), phi.size)
+def _dense_band(phi: Array, width: float, rng: np.random.Generator) -> tuple[Any, ...]:
+    """Return layers, distances and offsets at the voxels, their field, and a core's half-width."""
+    found = _grown(_smooth(phi, rng), min(abs(width), 4.0))
+    layer, offset, distance = (a.copy() for a in found.dense())
+    far = rng.random(layer.size) < 0.2
+    layer.reshape(-1)[far] *= -1  # listed beyond the band
+    return found.phi, layer, offset, distance, 1.2
+
+
+def _in_order(layer: Array, distance: Array, core_mm: float) -> tuple[Array, Array]:
+    """Return the band's voxels as numbers, the core first, and how many lie in it."""
+    voxels = np.flatnonzero(layer.reshape(-1) > 0)
+    deep = distance.reshape(-1)[voxels] <= core_mm
+    return np.concatenate([voxels[deep], voxels[~deep]]).astype(np.int32), deep
+
+
+def _chunk_counts(voxels: Array, size: int) -> Array:
+    each = -(-size // reduce.CHUNKS)
+    return np.bincount(voxels // each, minlength=reduce.CHUNKS).astype(np.int32)
+
+
+def _band_counts(layer: Array, voxels: Array, core: int) -> Array:
+    parts = (voxels[:core], voxels[core:])
+    return np.stack([_chunk_counts(part, layer.size) for part in parts])
+
+
+def _count_band(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    _, layer, _, distance, core_mm = _dense_band(phi, width, rng)
+    voxels, deep = _in_order(layer, distance, core_mm)
+    expected = _band_counts(layer, voxels, int(deep.sum()))
+    args = (layer, distance, core_mm, unset((2, reduce.CHUNKS), np.int32), layer.size)
+    return Example(args, lambda args: (args[3],), (expected,), layer.size)
+
+
+def _list_band(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    field, layer, offset, distance, core_mm = _dense_band(phi, width, rng)
+    voxels, deep = _in_order(layer, distance, core_mm)
+    core, n = int(deep.sum()), len(voxels)
+    counts, room = _band_counts(layer, voxels, core), n if width < 100.0 else max(n // 2, 1)
+    size = np.array([min(n, room), min(core, room), n], np.int32)
+    listed = voxels[:room]
+    label = np.zeros(field.shape, np.int32)
+    label.reshape(-1)[listed] = np.arange(1, len(listed) + 1)
+    index = np.stack(np.unravel_index(listed, field.shape), axis=-1).astype(np.int32)
+    known = offset.reshape(-1, 3)[listed], field.reshape(-1)[listed].astype(np.float64)
+    expected = size, label, listed, index, *known
+    args = (
+        layer, distance, offset, field, counts, core_mm, room,
+        *(unset(e.shape, e.dtype) for e in expected), *field.shape,
+    )  # fmt: skip
+    return Example(args, lambda args: args[7:13], expected, field.size)
+
+
+def _gather(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    at = listed(phi, width, rng)
+    image, n = rng.normal(size=at.phi.shape).astype(np.float32), len(at.index)
+    voxels = np.ravel_multi_index(tuple(at.index.T), at.phi.shape).astype(np.int32)
+    expected = wall_kernels.gather(at.index, image).astype(np.float64)
+    args = (image, voxels, unset(n, float), counted(n))
+    return Example(args, lambda args: (args[2],), (expected,), n)
+
+
+def _owned(phi: Array, rng: np.random.Generator) -> tuple[int, Array]:
+    """Return a number of owners and the owner of each entry, -1 for none."""
+    n = phi.size // 5 + 1
+    return n, rng.integers(-1, n, phi.size).astype(np.int32)
+
+
+def _chained(owner: Array, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Return chains of the entries of each owner, in any order."""
+    head, following = np.zeros(n, np.int32), unset(len(owner), np.int32)
+    for e in rng.permutation(len(owner)):
+        if owner[e] >= 0:
+            following[e], head[owner[e]] = head[owner[e]], e + 1
+    return head, following
+
+
+def _chain_owners(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    n, owner = _owned(phi, rng)
+    args = (owner, np.zeros(n, np.int32), unset(phi.size, np.int32), counted(phi.size))
+
+    def read(args: tuple[Any, ...]) -> tuple[Array, ...]:
+        found = np.full(phi.size, -1, np.int32)
+        for m, e in enumerate(args[1]):
+            while e != 0:
+                found[e - 1], e = m, args[2][e - 1]
+        return (found,)
+
+    return Example(args, read, (owner,), phi.size)
+
+
+def _chain_sums(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    n, owner = _owned(phi, rng)
+    a, b = rng.normal(size=(2, phi.size))
+    held = owner >= 0
+    expected = tuple(np.bincount(owner[held], v[held], n) for v in (a, b))
+    chains = _chained(owner, n, rng)
+    args = (*chains, a, b, unset(n, float), unset(n, float), counted(n))
+    return Example(args, lambda args: args[4:6], expected, phi.size)
+
+
+def _blurred_flow(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    at = listed(phi, width, rng)
+    n, kappa = len(at.index), rng.normal(size=len(at.index))
+    given = at.values[0], at.normal, at.values[3], kappa
+    expected = appearance.blurred_flow(*given, 0.6, 1.5, SPACING)
+    out = (unset(n, float) for _ in range(3))
+    args = (*given, np.array([0.6]), *out, 1.5, counted(n), *SPACING)
+    return Example(args, lambda args: args[5:8], expected, n, 1e-13)
+
+
+def _begin_fit(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    return Example((unset(3, float),), lambda args: args, (np.array([0.0, 1.0, 0.0]),), 1)
+
+
+def _largest(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    values = rng.normal(size=phi.size)
+    expected = values.max(initial=0.0, keepdims=True)
+    args = (values, np.zeros(1), counted(phi.size))
+    return Example(args, lambda args: (args[1],), (expected,), phi.size)
+
+
+def _lengthen(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    """Lengthen a vector of two parts, or of one where no list is asked for."""
+    n, parts, rests = phi.size, 2 if width > 0 else 1, width > 100.0
+    inside, slope, own, weight = rng.random((4, n))
+    outer, contrast = rng.uniform(-1.0, 4.0, n), rng.normal(size=n)
+    contrast[::7] = 0.0
+    noise = 0.02 if width > 100.0 else 0.3
+    expected: tuple[Array, ...] = inside, slope, np.ones(n), own
+    if parts > 1:
+        longer = appearance.lengthen(inside, slope, outer, contrast, noise, parts, rests)
+        expected = *longer, weight
+    signal, mean, spread = appearance.vector_lengths(2)
+    tables = mean, np.gradient(mean, signal), spread, float(signal[1]), len(signal)
+    facts, out = np.array([noise, parts, 0.0]), [unset(n, float) for _ in range(4)]
+    given = inside, slope, own, outer, contrast, weight, facts, *tables, rests, True
+    # The inverse of a table is steep near its first sample.
+    return Example((*given, *out, counted(n)), lambda args: args[14:18], expected, n, 1e-9)
+
+
+def _solve_blocks(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    n = phi.size // 4
+    image, p, weight = rng.normal(size=(8, n)), rng.random((8, n)), rng.random((8, n))
+    weight[:, ::3] = 0.0
+    moments = np.stack([(weight * v).sum(axis=0) for v in (1.0, p, p * p, image, image * p)])
+    whole = moments.sum(axis=1)
+    expected = appearance.solve_blocks(3.0 * moments, whole, 2.0)
+    given = np.ascontiguousarray(moments.T), whole
+    args = (*given, 3.0, 2.0, unset(n, float), unset(n, float), n)
+    tolerance = 1e-11 * max(1.0, *(float(np.abs(e).max()) for e in expected))
+    return Example(args, lambda args: args[4:6], expected, n, tolerance)
+
+
+def _fit_residual(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    at = listed(phi, width, rng)
+    n, size = len(at.index), np.minimum((2, 4, 3), phi.shape)
+    blocks = tuple(int(b) for b in -(-np.array(phi.shape) // size))
+    means = rng.normal(size=(2, *blocks))
+    samples, inside, longer, spread = rng.random((4, n)) + 0.5
+    kept = rng.normal(size=(3, n))
+    again, parts = width > 100.0, 1.0 if width > 0 else 2.0
+    found = kept.copy()
+    if not (again and parts <= 1.0):
+        where, origin = (at.index + 0.5) / size - 0.5, np.zeros_like(at.index)
+        for values, out in zip(means, found, strict=False):
+            closest_point.sample_at(values, origin, where, out)
+        found[2] = samples - found[0] - found[1] * longer
+    expected = *found, found[2] / spread, np.abs(found[1] * inside)
+    args = (
+        samples, inside, longer, spread, at.index, *means, np.array([0.1, parts, 1.0]), again,
+        *kept, unset(n, float), unset(n, float), counted(n), *blocks, *(int(b) for b in size),
+    )  # fmt: skip
+    return Example(args, lambda args: args[9:14], expected, n, 1e-13)
+
+
+def _fit_noise(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    deviation, strength = rng.random(2) * (1.0, 5e3 * (width > 0))
+    share = appearance.LEAST_NOISE
+    facts = np.array([np.nan, 2.0, 0.5])
+    expected = np.array([appearance.fit_noise(deviation, strength), 2.0, 0.5])
+    args = (np.array([deviation]), np.array([strength]), share, facts)
+    return Example(args, lambda args: (args[3],), (expected,), 1, 1e-15)
+
+
+def _weigh(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    residual, contrast = rng.normal(size=(2, phi.size))
+    spread, own = rng.random((2, phi.size)) + 0.1
+    expected = appearance.weigh(residual, contrast, spread, own, 0.2, 1.3)
+    facts, out = np.array([0.2, 2.0, 1.3]), unset(phi.size, float)
+    args = (residual, contrast, spread, own, facts, out, counted(phi.size))
+    return Example(args, lambda args: (args[5],), (expected,), phi.size, 1e-12)
+
+
+def _lowest_signal(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    outer, contrast = rng.normal(size=(2, phi.size))
+    expected = np.minimum(outer, outer + contrast * 0.7)
+    args = (outer, contrast, np.array([1.0, 1.0, 0.7]), unset(phi.size, float), counted(phi.size))
+    return Example(args, lambda args: (args[3],), (expected,), phi.size, 1e-15)
+
+
+def _decide_parts(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    lowest, facts = np.array([1.0]), np.array([0.2 if width > 0 else 0.3, 1.0, 1.0])
+    expected = facts.copy()
+    expected[1] = np.where(lowest[0] > 4.0 * facts[0], 1.0, 3.0)
+    return Example((lowest, 4.0, 3.0, facts), lambda args: (args[3],), (expected,), 1)
+
+
+def _cost_sums(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    residual = rng.normal(size=phi.size)
+    expected = reduce.chunked(np.minimum(np.abs(residual), 4.0 * 0.3) ** 2)
+    facts = np.array([0.3, 1.0, 1.0])
+    args = (residual, facts, unset(reduce.CHUNKS, float), counted(phi.size))
+    return Example(args, lambda args: (args[2],), (expected,), phi.size, 1e-12)
+
+
+def _choose_psf(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    blurs = np.cumsum(rng.uniform(0.1, 0.2, 7))
+    costs, psf = (blurs - rng.choice(blurs)) ** 2 + 0.02 * rng.random(7), rng.choice(blurs)
+    expected = np.array([appearance.choose_psf(blurs, lambda n: float(costs[n]), psf)])
+    args = (blurs, costs, np.array([psf]), 7)
+    return Example(args, lambda args: (args[2],), (expected,), 1, 1e-9)
+
+
+def _inform(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    slope, contrast, weight, residual, precision, gradient = rng.normal(size=(6, phi.size))
+    first = width < 0
+    expected = appearance.inform(slope, contrast, weight, residual, 0.3)
+    before = (unset(phi.size, float),) * 2 if first else (precision, gradient)
+    if not first:
+        expected = expected[0] + precision, expected[1] + gradient
+    facts = np.array([0.3, 1.0, 1.0])
+    given = slope, contrast, weight, residual, facts, first
+    args = (*given, *(b.copy() for b in before), counted(phi.size))
+    tolerance = 1e-13 * max(1.0, *(float(np.abs(e).max()) for e in expected))
+    return Example(args, lambda args: args[6:8], expected, phi.size, tolerance)
+
+
+def _difference(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    a, b = rng.normal(size=(2, phi.size))
+    args = (a, b, unset(phi.size, float), unset(phi.size, float), counted(phi.size))
+    return Example(args, lambda args: args[2:4], (a - b, a - b), phi.size)
+
+
+def _square(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    a = rng.normal(size=phi.size)
+    args = (a, unset(phi.size, float), unset(phi.size, float), counted(phi.size))
+    return Example(args, lambda args: args[1:3], (a * a, a * a), phi.size)
+
+
+def _per_area(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    spread = rng.normal(size=phi.size)
+    args = (spread, 0.3, unset(phi.size, float), counted(phi.size))
+    expected = np.maximum(spread / 0.3, 0.0)
+    return Example(args, lambda args: (args[2],), (expected,), phi.size)
+
+
+def _wall_prior(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    n, dims, area = phi.size, 2 if width > 0 else 1, 0.3
+    detail, rough, precision, sigma = rng.random((4, n))
+    stiffness = displacement.plate_stiffness(detail, 0.4, 20.0, 5.0)
+    floored = np.maximum(sigma, 0.2)
+    pin = displacement.pin_strength(floored, stiffness, dims)
+    weight = area * stiffness
+    expected = floored, stiffness, pin, precision + area * pin, weight, weight * rough
+    out = (unset(n, float) for _ in range(5))
+    given = detail, np.array([0.4]), rough, precision, 20.0, 5.0, 0.2, area, dims
+    tolerance = 1e-13 * max(float(e.max()) for e in expected)
+    args = (*given, sigma, *out, counted(n))
+    return Example(args, lambda args: args[9:15], expected, n, tolerance)
+
+
+def _displacement_rhs(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    n = phi.size
+    gradient, pin, moved, pull = rng.normal(size=(4, n))
+    expected = gradient - 0.3 * pin * moved - pull, np.zeros(n)
+    given = gradient, pin, moved, pull, 0.3
+    args = (*given, unset(n, float), unset(n, float), counted(n))
+    return Example(args, lambda args: args[5:7], expected, n, 1e-14)
+
+
+def _take_step(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    n = phi.size
+    step, moved, distance = rng.normal(size=(3, n))
+    sigma, near = rng.random(n), np.abs(distance) < 0.5
+    taken = displacement.bounded_step(step, moved, sigma, 3.0, 0.7)
+    squares = np.where(near, taken**2, np.inf)
+    expected = taken, squares, np.array([near.sum()], np.int32)
+    given = step, moved, sigma, distance, 3.0, 0.7, 0.5
+    args = (*given, unset(n, float), np.zeros(1, np.int32), counted(n))
+    read = (0, 7, 8)
+    return Example(args, lambda args: tuple(args[r] for r in read), expected, n, 1e-15)
+
+
+def _sums_below(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    values = rng.random(phi.size)
+    below = values < 0.6
+    expected = np.stack([reduce.chunked(values * below), reduce.chunked(below)], axis=1)
+    out = unset((reduce.CHUNKS, 2), float)
+    args = (values, np.array([0.6]), out, counted(phi.size))
+    return Example(args, lambda args: (args[2],), (expected,), phi.size, 1e-12)
+
+
+def _move_wall(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    at = listed(phi, width, rng)
+    n, (distance, step) = len(at.index), at.values[:2]
+    voxels = np.ravel_multi_index(tuple(at.index.T), at.phi.shape).astype(np.int32)
+    lost = width < 0
+    distance = distance.copy()
+    if lost:
+        distance[n // 2] = np.nan
+    out, moved = unset(at.phi.shape, phi.dtype), distance - step
+    expected = out.copy()
+    wall_kernels.scatter(at.index, moved, expected)
+    size = np.where(np.isfinite(moved), np.abs(moved), np.inf).astype(np.float32)
+    bits = size.view(np.uint32).astype(np.uint64) << np.uint64(32) | voxels.astype(np.uint64)
+    most = np.zeros(1, np.uint64)
+    args = (voxels, distance, step, out, most, counted(n))
+    seen = bits.max(keepdims=True).view(np.uint32)
+    return Example(args, lambda a: (a[3], a[4].view(np.uint32)), (expected, seen), n)
+
+
+def _wall_sigma(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    n, dims = phi.size, 2 if width > 0 else 1
+    known, pin, stiffness = rng.random((3, n)) + 0.01
+    expected = np.hypot(displacement.posterior_sigma(known + pin, stiffness, dims), 0.1)
+    args = (known, pin, stiffness, 0.1, dims, unset(n, float), counted(n))
+    tolerance = 1e-13 * float(expected.max())
+    return Example(args, lambda args: (args[5],), (expected,), n, tolerance)
+
+
+def _fill(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    args = (np.array([0.3]), unset(phi.size, float), phi.size)
+    return Example(args, lambda args: (args[1],), (np.full(phi.size, 0.3),), phi.size)
 
 
 def _bend(phi: Array, width: float, rng: np.random.Generator) -> Example:
@@ -668,7 +1005,7 @@ def _bend(phi: Array, width: float, rng: np.random.Generator) -> Example:
     scale, values = np.array(SPACING) ** -2.0, at.values[0][: at.core]
     expected = np.empty(at.core)
     sheet.bend_along_wall(at.core_table, scale, values, expected)
-    args = (at.core_table, scale, values, unset(at.core, float), at.core)
+    args = (at.core_table, scale, values, unset(at.core, float), counted(at.core))
     return Example(args, lambda args: (args[3],), (expected,), at.core, 1e-12)
 
 
@@ -697,7 +1034,7 @@ OPEN = np.array([5.0, 3.0, 0.0]), np.array([1.0])  # residuals over a goal
 
 def _sheet_reset(phi: Array, width: float, rng: np.random.Generator) -> Example:
     x = rng.normal(size=phi.size)
-    args = (x, unset(phi.size, float), unset(3, float), unset(1, float), phi.size)
+    args = (x, unset(phi.size, float), unset(3, float), unset(1, float), counted(phi.size))
     expected = x, np.zeros(1), np.array([-1.0])
     return Example(args, lambda args: (args[1], args[2][:1], args[3]), expected, phi.size)
 
@@ -711,7 +1048,7 @@ def _sheet_start(phi: Array, width: float, rng: np.random.Generator) -> Example:
     diagonal, r = precision + weight * links**2 + squares, rhs - q
     args = (
         table, scale, precision, weight, rhs, q, unset(n, float), unset(n, float),
-        unset(4096, float), unset(4096, float), 0.01, True, n,
+        unset(4096, float), unset(4096, float), 0.01, True, counted(n),
     )  # fmt: skip
     sums = np.array([(r**2 / diagonal).sum(), ((0.01 * rhs) ** 2 / diagonal).sum()])
 
@@ -723,7 +1060,7 @@ def _sheet_start(phi: Array, width: float, rng: np.random.Generator) -> Example:
 
 def _sheet_bend(phi: Array, width: float, rng: np.random.Generator) -> Example:
     table, scale, (p, _, weight, _), bent = _sheet(phi, width, rng)
-    args = (table, scale, weight, p, unset(len(p), float), *OPEN, 1, len(p))
+    args = (table, scale, weight, p, unset(len(p), float), *OPEN, 1, counted(len(p)))
     return Example(args, lambda args: (args[4],), (weight * bent(p),), len(p), 1e-12)
 
 
@@ -731,7 +1068,8 @@ def _sheet_system(phi: Array, width: float, rng: np.random.Generator) -> Example
     table, scale, (p, precision, _, middle), bent = _sheet(phi, width, rng)
     n, q = len(p), precision * p + bent(middle)
     args = (
-        table, scale, precision, p, middle, unset(n, float), unset(4096, float), *OPEN, 1, n
+        table, scale, precision, p, middle, unset(n, float), unset(4096, float), *OPEN, 1,
+        counted(n),
     )  # fmt: skip
     sums = np.array([p @ q])
 
@@ -746,7 +1084,7 @@ def _sheet_step(phi: Array, width: float, rng: np.random.Generator) -> Example:
     n, r, diagonal = len(p), rng.normal(size=len(p)), np.abs(diagonal) + 1.0
     moved, rest = x + 1.5 * p, r - 1.5 * q  # rz over the curve is 3 / 2
     args = (
-        p, q, diagonal, _first_part(2.0), x, r, unset(4096, float), *OPEN, 1, n
+        p, q, diagonal, _first_part(2.0), x, r, unset(4096, float), *OPEN, 1, counted(n)
     )  # fmt: skip
     sums = np.array([(rest**2 / diagonal).sum()])
 
@@ -760,7 +1098,7 @@ def _sheet_turn(phi: Array, width: float, rng: np.random.Generator) -> Example:
     _, _, (p, diagonal, r, _), _ = _sheet(phi, width, rng)
     diagonal = np.abs(diagonal) + 1.0
     parts = _first_part(6.0), _first_part(7.0)
-    args = (r, diagonal, *parts, p, OPEN[0].copy(), OPEN[1].copy(), 1, len(p))
+    args = (r, diagonal, *parts, p, OPEN[0].copy(), OPEN[1].copy(), 1, counted(len(p)))
     expected = r / diagonal + 2.0 * p, np.array([5.0, 3.0, 6.0]), OPEN[1]
     return Example(args, lambda args: args[4:7], expected, len(p), 1e-13)
 
@@ -899,6 +1237,55 @@ def _means(phi: Array, width: float, rng: np.random.Generator) -> Example:
     return Example(args, lambda args: (args[2],), (expected,), phi.size, tolerance)
 
 
+def _set_ranks(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    share = -1.0 if width > 0 else 0.95
+    last = max(int(0.95 * phi.size), 1) - 1
+    ranks = ((phi.size - 1) // 2, phi.size // 2) if share < 0 else (last, last)
+    args = (counted(phi.size), share, unset(2, np.int32))
+    return Example(args, lambda args: (args[2],), (np.array(ranks, np.int32),), 1)
+
+
+def _ranked(phi: Array, width: float, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    """Return values with ties, a centre, and the bits of their distances from it in order."""
+    values, centre = np.round(rng.normal(size=phi.size), 1 + (width > 0)), np.array([0.3])
+    return values, centre, np.sort(np.abs(values - centre).view(np.uint64) | np.uint64(1) << 63)
+
+
+def _rank_digit(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    """Count the second digit after the first; the pass writes what it began with."""
+    values, centre, bits = _ranked(phi, width, rng)
+    ranks = np.array([len(bits) // 3, len(bits) // 2], np.int32)
+    counts, expected = np.zeros((2, 8, 2, 256), np.uint32)
+    first = bits >> np.uint64(56)
+    counts[0] = expected[0] = np.bincount(first.astype(int), minlength=256)
+    digits, left = unset((8, 2), np.uint64), unset((8, 2), np.int32)
+    digits[0], left[0] = 0, ranks
+    after = digits.copy(), left.copy()
+    for which, rank in enumerate(ranks):
+        after[0][1, which] = known = first[rank]
+        after[1][1, which] = rank - int(np.count_nonzero(first < known))
+        second = bits[first == known] >> np.uint64(48) & np.uint64(255)
+        expected[1, which] = np.bincount(second.astype(int), minlength=256)
+    args = (values, centre, counted(len(values)), ranks, counts, digits, left, 1)
+    return Example(args, lambda args: args[4:7], (expected, *after), phi.size)
+
+
+def _rank_value(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    """Average two values of which seven digits are known and the last was counted."""
+    values, centre, bits = _ranked(phi, width, rng)
+    ranks = np.array([len(bits) // 3, len(bits) // 2], np.int32)
+    counts = np.zeros((8, 2, 256), np.uint32)
+    digits, left = unset((8, 2), np.uint64), unset((8, 2), np.int32)
+    for which, rank in enumerate(ranks):
+        digits[7, which] = known = bits[rank] >> np.uint64(8)
+        left[7, which] = rank - int(np.count_nonzero(bits >> np.uint64(8) < known))
+        last = bits[bits >> np.uint64(8) == known] & np.uint64(255)
+        counts[7, which] = np.bincount(last.astype(int), minlength=256)
+    expected = np.sort(np.abs(values - centre))[ranks].mean(keepdims=True)
+    args = (ranks, counts, digits, left, unset(1, float))
+    return Example(args, lambda args: (args[4],), (expected,), 1)
+
+
 def _total(phi: Array, width: float, rng: np.random.Generator) -> Example:
     parts = rng.random((phi.size // 4, 4))
     expected = reduce.total(parts)
@@ -1008,10 +1395,36 @@ EXAMPLES: dict[str, Callable[..., Example]] = {
     "wall_neighbours": _neighbours,
     "wall_owner": _owner,
     "sample_listed": _sample_listed,
-    "sample_points": _sample_points,
     "scatter": _scatter,
     "block_sums": _block_sums,
-    "segment_sums": _segment_sums,
+    "count_band": _count_band,
+    "list_band": _list_band,
+    "gather": _gather,
+    "chain_owners": _chain_owners,
+    "chain_sums": _chain_sums,
+    "blurred_flow": _blurred_flow,
+    "begin_fit": _begin_fit,
+    "largest": _largest,
+    "lengthen": _lengthen,
+    "solve_blocks": _solve_blocks,
+    "fit_residual": _fit_residual,
+    "fit_noise": _fit_noise,
+    "weigh": _weigh,
+    "lowest_signal": _lowest_signal,
+    "decide_parts": _decide_parts,
+    "cost_sums": _cost_sums,
+    "choose_psf": _choose_psf,
+    "inform": _inform,
+    "difference": _difference,
+    "square": _square,
+    "per_area": _per_area,
+    "wall_prior": _wall_prior,
+    "displacement_rhs": _displacement_rhs,
+    "take_step": _take_step,
+    "sums_below": _sums_below,
+    "move_wall": _move_wall,
+    "wall_sigma": _wall_sigma,
+    "fill": _fill,
     "bend_along_wall": _bend,
     "sheet_reset": _sheet_reset,
     "sheet_start": _sheet_start,
@@ -1025,6 +1438,9 @@ EXAMPLES: dict[str, Callable[..., Example]] = {
     "keep_count": _keep,
     "wall_sums": _sums,
     "mean_sums": _means,
+    "set_ranks": _set_ranks,
+    "rank_digit": _rank_digit,
+    "rank_value": _rank_value,
     "total": _total,
     "open_report": _report,
     "plan_steps": _plan,

@@ -5,8 +5,6 @@
 #include "stencils.cuh"
 #include "block.cuh"
 
-enum { CHUNKS = 512 };
-
 __global__ void clear(unsigned *words, int n) {
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x)
         words[i] = 0;
@@ -127,4 +125,80 @@ __global__ void accept(const T *moved, T *phi, T *before, const double *clock, i
         before[i] = phi[i];
         if (clock[1] > 0.0) phi[i] = moved[i];
     }
+}
+
+// Ranks of the two middle values of a list, or, with a share, that of the largest of its smallest
+// values: no fewer than one.
+__global__ void set_ranks(const int *count, double share, int *ranks) {
+    if (first_entry() != 0) return;
+    const int last = max((int)(*count * share), 1) - 1;
+    ranks[0] = share < 0.0 ? (*count - 1) / 2 : last;
+    ranks[1] = share < 0.0 ? *count / 2 : last;
+}
+
+// Bits that are ordered as the numbers are.
+__device__ __forceinline__ unsigned long long ordered_bits(double x) {
+    const unsigned long long bits = (unsigned long long)__double_as_longlong(x);
+    return bits >> 63 ? ~bits : bits | 1ULL << 63;
+}
+
+// What is known of the value of a rank after some digits: the digits, and its rank among the values
+// that share them. digits (passes, 2) and left (passes, 2) hold what each pass began with, counts
+// (passes, 2, 256) what it found.
+struct Search {
+    unsigned long long digits;
+    int rank;
+};
+
+__device__ __forceinline__ Search searched(const int *ranks, const unsigned *counts,
+                                           const unsigned long long *digits, const int *left,
+                                           int pass, int which) {
+    if (pass == 0) return {0, ranks[which]};
+    Search found = {digits[2 * pass - 2 + which], left[2 * pass - 2 + which]};
+    const unsigned *number = counts + (2 * pass - 2 + which) * 256;
+    int digit = 0;
+    while (digit < 255 && found.rank >= (int)number[digit]) found.rank -= (int)number[digit++];
+    found.digits = found.digits << 8 | (unsigned)digit;
+    return found;
+}
+
+// Count the next digit, of eight bits, of the values (or of their distance from a centre) that share
+// the digits known so far with the values of two ranks. counts start at zero.
+__global__ void rank_digit(const double *values, const double *centre, const int *count,
+                           const int *ranks, unsigned *counts, unsigned long long *digits, int *left,
+                           int pass) {
+    VS_SHARED(unsigned long long, known, [2]);
+    VS_SHARED(unsigned, here, [512]);
+    if (threadIdx.x < 2) {
+        const Search found = searched(ranks, counts, digits, left, pass, threadIdx.x);
+        known[threadIdx.x] = found.digits;
+        if (blockIdx.x == 0) {
+            digits[2 * pass + threadIdx.x] = found.digits;
+            left[2 * pass + threadIdx.x] = found.rank;
+        }
+    }
+    for (int n = threadIdx.x; n < 512; n += blockDim.x) here[n] = 0;
+    __syncthreads();
+    for (int e = first_entry(); e < *count; e += entry_step()) {
+        const unsigned long long bits =
+            ordered_bits(centre == nullptr ? values[e] : fabs(values[e] - *centre));
+        for (int which = 0; which < 2; ++which)
+            if (pass == 0 || bits >> (64 - 8 * pass) == known[which])
+                atomicAdd(here + which * 256 + (bits >> (56 - 8 * pass) & 255), 1u);
+    }
+    __syncthreads();
+    for (int n = threadIdx.x; n < 512; n += blockDim.x)
+        if (here[n] > 0) atomicAdd(counts + 512 * pass + n, here[n]);
+}
+
+// Write the mean of the values of two ranks, after eight digits.
+__global__ void rank_value(const int *ranks, const unsigned *counts, const unsigned long long *digits,
+                           const int *left, double *out) {
+    if (first_entry() != 0) return;
+    double sum = 0.0;
+    for (int which = 0; which < 2; ++which) {
+        const unsigned long long bits = searched(ranks, counts, digits, left, 8, which).digits;
+        sum += __longlong_as_double((long long)(bits >> 63 ? bits & ~(1ULL << 63) : ~bits));
+    }
+    *out = 0.5 * sum;
 }

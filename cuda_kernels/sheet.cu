@@ -1,13 +1,12 @@
 // Conjugate gradients along a wall; the twin of sheet.py, an iteration as four launches.
 //
 // Sums are taken by each block in a fixed order, stored by block, and added up by every block of the
-// next launch in the same order, so that no launch waits for another inside itself. rz[i] is the
+// next launch in the same order, so that no launch waits for another inside itself. How many voxels the
+// wall has stands on the device. rz[i] is the
 // squared residual after i iterations; once it is below goal every launch returns at once.
 #include "stencils.cuh"
 #include "block.cuh"
 
-__device__ __forceinline__ int first_entry() { return blockIdx.x * blockDim.x + threadIdx.x; }
-__device__ __forceinline__ int entry_step() { return gridDim.x * blockDim.x; }
 
 // Minus the Laplacian along the wall; scale holds l^2/h^2 per axis.
 __device__ __forceinline__ double bend_at(const unsigned *table, const double *values, int n,
@@ -41,12 +40,15 @@ __device__ __forceinline__ double sum_of(const double *parts) {
 
 // Write K values.
 __global__ void bend_along_wall(const unsigned *table, const double *scale, const double *values,
-                                double *out, int n) {
+                                double *out, const int *count) {
+    const int n = *count;
     for (int m = first_entry(); m < n; m += entry_step()) out[m] = bend_at(table, values, m, scale);
 }
 
 // Begin: p is the start, and the residual of no iteration counts as above the goal.
-__global__ void sheet_reset(const double *x, double *p, double *rz, double *goal, int n) {
+__global__ void sheet_reset(const double *x, double *p, double *rz, double *goal,
+                            const int *count) {
+    const int n = *count;
     for (int m = first_entry(); m < n; m += entry_step()) p[m] = x[m];
     if (first_entry() != 0) return;
     rz[0] = 0.0;
@@ -58,7 +60,8 @@ __global__ void sheet_reset(const double *x, double *p, double *rz, double *goal
 __global__ void sheet_start(const unsigned *table, const double *scale, const double *precision,
                             const double *weight, const double *rhs, const double *q, double *r,
                             double *diagonal, double *parts, double *goals, double tolerance,
-                            bool twice, int n) {
+                            bool twice, const int *count) {
+    const int n = *count;
     double sum = 0.0, goal = 0.0;
     for (int m = first_entry(); m < n; m += entry_step()) {
         diagonal[m] = precision[m] + diagonal_at(table, weight, m, scale, twice);
@@ -77,7 +80,8 @@ __global__ void sheet_start(const unsigned *table, const double *scale, const do
 // middle = weight K p, of the system with K twice.
 __global__ void sheet_bend(const unsigned *table, const double *scale, const double *weight,
                            const double *p, double *middle, const double *rz, const double *goal,
-                           int i, int n) {
+                           int i, const int *count) {
+    const int n = *count;
     if (rz[i] <= *goal) return;
     for (int m = first_entry(); m < n; m += entry_step())
         middle[m] = weight[m] * bend_at(table, p, m, scale);
@@ -86,7 +90,9 @@ __global__ void sheet_bend(const unsigned *table, const double *scale, const dou
 // q = precision p + K bent, and the sum of p q; bent is p, or middle where K stands twice.
 __global__ void sheet_system(const unsigned *table, const double *scale, const double *precision,
                              const double *p, const double *bent, double *q, double *parts,
-                             const double *rz, const double *goal, int i, int n) {
+                             const double *rz, const double *goal, int i,
+                             const int *count) {
+    const int n = *count;
     if (rz[i] <= *goal) return;
     double curve = 0.0;
     for (int m = first_entry(); m < n; m += entry_step()) {
@@ -100,7 +106,9 @@ __global__ void sheet_system(const unsigned *table, const double *scale, const d
 // x and r move along p; the sum of the squared residual.
 __global__ void sheet_step(const double *p, const double *q, const double *diagonal,
                            const double *curves, double *x, double *r, double *parts,
-                           const double *rz, const double *goal, int i, int n) {
+                           const double *rz, const double *goal, int i,
+                             const int *count) {
+    const int n = *count;
     if (rz[i] <= *goal) return;
     const double step = rz[i] / sum_of(curves);
     double sum = 0.0;
@@ -115,7 +123,9 @@ __global__ void sheet_step(const double *p, const double *q, const double *diago
 
 // Turn p into the next direction and write rz[i + 1]; i = -1 begins, and writes goal as well.
 __global__ void sheet_turn(const double *r, const double *diagonal, const double *parts,
-                           const double *goals, double *p, double *rz, double *goal, int i, int n) {
+                           const double *goals, double *p, double *rz, double *goal, int i,
+                             const int *count) {
+    const int n = *count;
     const bool begins = i < 0;
     if (!begins && rz[i] <= *goal) {
         if (first_entry() == 0) rz[i + 1] = rz[i];

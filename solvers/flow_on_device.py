@@ -8,18 +8,20 @@ a wall that rests is found one step later, and the step after it is given up.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vesselseg.cuda_kernels.reduce import CHUNKS
 from vesselseg.errors import ConfigError
 from vesselseg.fields import Progress, StopReason
 
 from . import on_device
 from .flow import MOST_STEPS, NEAR, TRAVEL
+from .lagged import Judged, Rests, Rows, run
 from .on_device import (
     Array,
     Band,
@@ -46,10 +48,9 @@ from .settings import RefineSettings
 from .speed import BLOCK, EDGE, RIDGE, STRONGEST
 from .step import Problem
 from .watch import Watch, vessel_lost
+from .window_on_device import gaussian, window_for
 
-CHUNKS = 512  # of reduce.cu
-TRUNCATE = 4.0  # s.d. at which a Gaussian filter ends, as in scipy.ndimage
-Rests = Callable[[list[float], float], StopReason | None]
+FEWEST = 4  # voxels along an axis, for the tricubic interpolant
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +113,6 @@ class Flow:
 def flow_for(device: Device, problem: Problem) -> Flow:
     """Move a problem to a device and make room for its steps: the only move there."""
     energy = problem.settings.energy
-    if what := without_kernels(problem.settings):
-        raise ConfigError(f"{what} has no CUDA kernels", remedy="take --device cpu or auto")
     xp = device.xp
     start = xp.array(problem.start)
     box = box_of(device, start, problem.spacing)
@@ -126,10 +125,10 @@ def flow_for(device: Device, problem: Problem) -> Flow:
     )  # fmt: skip
 
 
-def without_kernels(settings: RefineSettings) -> str:
+def without_kernels(settings: RefineSettings, shape: Sequence[int] = ()) -> str:
     """Name what of a refinement cannot run on a device, nothing if all can."""
-    if settings.energy not in SPEEDS:
-        return f"the energy {settings.energy}"
+    if any(n < FEWEST for n in shape[-2:]) or 1 < math.prod(shape[:-2]) < FEWEST:
+        return f"an image of fewer than {FEWEST} voxels along an axis"
     return "keep_topology" if settings.keep_topology else ""
 
 
@@ -160,17 +159,7 @@ def launch_step(flow: Flow) -> None:
     box.launch("accept", flow.moved, flow.phi, flow.before, report.clock, box.size)
 
 
-@dataclass(frozen=True)
-class Step:
-    """What a step did: steps taken, squared movement, volume, share of the lumen in the faces."""
-
-    moves: bool
-    rms_mm: float
-    volume_mm: float
-    faces: float
-
-
-def judged(problem: Problem, numbers: NDArray[np.float64], number: int) -> Step:
+def judged(problem: Problem, numbers: NDArray[np.float64], number: int) -> Judged:
     """Read a report; raise what the same step raises on the CPU."""
     report, shape = Report(numbers), problem.start.shape
     require_finite(report.limits)
@@ -183,47 +172,25 @@ def judged(problem: Problem, numbers: NDArray[np.float64], number: int) -> Step:
     squares, count, lumen, in_faces = (float(s) for s in report.sums)
     # The first step is measured from the start, later ones over two steps.
     share = 1.0 if number == 1 else 0.5
-    rms = share * math.sqrt(squares / count) if moves and count else 0.0
-    total = sum(2 * math.prod(shape) // n for n in shape if n > 1)
-    volume = lumen * float(np.prod(problem.spacing))
-    return Step(moves, rms, volume, in_faces / max(total, 1))
+    return Judged(share * math.sqrt(squares / count) if moves and count else 0.0, lumen, in_faces)
 
 
-def iterate(
+def refined(
     device: Device, problem: Problem, watch: Watch, rests: Rests, progress: Progress
-) -> tuple[NDArray, StopReason, list[dict[str, float]]]:
-    """Step until the wall rests or the limit is reached: ``solvers.refine.iterate``.
-
-    The report of a step is read while the next one runs.
-    """
-    with current(device):
-        return _iterate(flow_for(device, problem), watch, rests, progress)
-
-
-def _iterate(
-    flow: Flow, watch: Watch, rests: Rests, progress: Progress
-) -> tuple[NDArray, StopReason, list[dict[str, float]]]:
-    problem, device = flow.problem, flow.box.device
-    settings = problem.settings
+) -> tuple[NDArray, StopReason, Rows]:
+    """Refine by a flow: the distance, the reason of the stop and the history."""
+    flow = flow_for(device, problem)
     step = device.record(lambda: launch_step(flow))
-    history: list[dict[str, float]] = []
-    coming: list[Any] = []
-    reason = None
-    while reason is None and len(history) < settings.iterations:
-        if ahead := len(history) + len(coming) < settings.iterations:
-            step()
-            coming.append(device.later(flow.report.numbers))
-        if ahead and len(coming) < 2:
-            continue
-        number = len(history) + 1
-        done = judged(problem, coming.pop(0).value(), number)
-        watch.judge(done.volume_mm, done.faces, number)
-        history.append({"step_rms_mm": done.rms_mm, "volume_mm3": done.volume_mm})
-        progress("refine", number / settings.iterations, f"step {done.rms_mm:.4f} mm rms")
-        steps = [row["step_rms_mm"] / problem.unit for row in history]
-        reason = rests(steps, settings.tolerance)
-    last = flow.before if coming else flow.phi
-    return to_host(device, last), reason or StopReason.STEP_LIMIT, history
+
+    def take(number: int) -> Array:
+        step()
+        return flow.report.numbers
+
+    def judge(numbers: NDArray[np.float64], number: int) -> Judged:
+        return judged(problem, numbers, number)
+
+    reason, history, given_up = run(device, problem, take, judge, watch, rests, progress)
+    return to_host(device, flow.before if given_up else flow.phi), reason, history
 
 
 def disagreement(device: Device) -> float:
@@ -250,17 +217,13 @@ def by_means(flow: Flow) -> None:
 
 def by_local_means(flow: Flow) -> None:
     """Speeds of ``local``: means in a window about each voxel."""
-    box, extra = flow.box, flow.extra
-    size, blocks, (wide, other) = extra["size"], extra["blocks"], extra["sums"]
-    count = math.prod(blocks)
-    box.launch("block_means", flow.image, flow.phi, flow.problem.band_mm, wide, *size, *box.shape)
-    box.device.launch("total", wide, extra["whole"], count, 4)
-    for axis, weights in enumerate(extra["weights"]):
-        box.device.launch("filter_axis<double>", wide, other, weights, weights.size // 2, axis, 0,
-                          4, *blocks)  # fmt: skip
-        wide, other = other, wide
-    box.launch("local_speed", flow.image, wide, extra["whole"], extra["ridge"], *flow.band.listed,
-               flow.drive.speed, *blocks, *size, *box.shape[1:])  # fmt: skip
+    box, window = flow.box, flow.extra["window"]
+    box.launch("block_means", flow.image, flow.phi, flow.problem.band_mm, window.sums[0],
+               *window.size, *box.shape)  # fmt: skip
+    box.device.launch("total", window.sums[0], window.whole, window.count, 4)
+    box.launch("local_speed", flow.image, window.filtered(box.device), window.whole,
+               flow.extra["ridge"], *flow.band.listed, flow.drive.speed, *window.blocks,
+               *window.size, *box.shape[1:])  # fmt: skip
 
 
 def as_it_is(flow: Flow) -> None:
@@ -278,21 +241,8 @@ def with_means(problem: Problem, box: Box, image: Array) -> Made:
 
 def with_local_means(problem: Problem, box: Box, image: Array) -> Made:
     """Make room for speeds and means in blocks, and the Gaussian window of ``local_means``."""
-    spacing = np.array(problem.spacing)
-    size = np.maximum(np.round(BLOCK * spacing.max() / spacing), 1)
-    size = np.minimum(size, box.shape).astype(int)
-    blocks = tuple(int(n) for n in -(-np.array(box.shape) // size))
-    width = problem.settings.means_length * problem.unit / (size * spacing)
-    ridge = RIDGE / float(np.prod(np.sqrt(2.0 * np.pi) * np.maximum(width, 0.4)))
-    xp = box.device.xp
-    return region_drive(problem, box), {
-        "size": tuple(int(n) for n in size),
-        "blocks": blocks,
-        "weights": [xp.asarray(gaussian(w)) for w in width],
-        "ridge": ridge,
-        "whole": box.empty(4, dtype=np.float64),
-        "sums": [box.empty(math.prod(blocks), 4, dtype=np.float64) for _ in range(2)],
-    }
+    window = window_for(problem, box, BLOCK, channels=4)
+    return region_drive(problem, box), {"window": window, "ridge": RIDGE / window.volume}
 
 
 def region_drive(problem: Problem, box: Box) -> Drive:
@@ -334,15 +284,6 @@ def slope_along(box: Box, image: Array, axis: int, width: float) -> Array:
                           *box.shape)  # fmt: skip
         values = out
     return out
-
-
-def gaussian(width: float, *, derivative: bool = False) -> NDArray[np.float64]:
-    """Weights of a Gaussian filter or of its derivative, as scipy.ndimage takes them."""
-    radius = int(TRUNCATE * width + 0.5)
-    x = np.arange(-radius, radius + 1, dtype=np.float64)
-    weights = np.exp(-0.5 * (x / width) ** 2)
-    weights /= weights.sum()
-    return weights * x / width**2 if derivative else weights
 
 
 def as_given(problem: Problem, box: Box, image: Array) -> Made:

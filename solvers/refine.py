@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vesselseg.errors import DataError, NoInterfaceError
+from vesselseg.errors import ConfigError, DataError, NoInterfaceError
 from vesselseg.fields import (
     LevelSet,
     Progress,
@@ -21,13 +21,13 @@ from vesselseg.fields import (
 )
 from vesselseg.grid import Grid
 
-from . import flow_on_device
+from . import flow_on_device, map_on_device
 from .field import asfield, require_interface
 from .flow import SPEEDS, flow_step, with_the_starts_sigma
-from .on_device import Device
+from .on_device import Device, current
 from .redistancing import redistance
 from .settings import RefineSettings
-from .step import LEARN_BLUR_AT, Problem, State, map_step, posterior
+from .step import LEARN_BLUR_AT, Problem, State, first_psf, map_step, posterior
 from .topology import keep_topology, topology_report
 from .watch import volume_mm, watch_from
 
@@ -65,7 +65,7 @@ def refine(
     channels : sequence of Volume
         Images of the speed of the blood on the grid of the scan, which ``map`` uses with it.
     device : cuda_kernels.launch.Device, optional
-        A GPU for the steps of a flow; ``map`` and ``keep_topology`` have no CUDA path.
+        A GPU for the steps; ``keep_topology`` has no CUDA path.
 
     Returns
     -------
@@ -86,12 +86,9 @@ def refine(
     problem = pose(level_set, volume, settings, speed, channels)
     if device is None:
         state, reason, history = iterate(problem, progress)
+        phi, sigma, estimates = FINISHES[settings.energy](problem, state)
     else:
-        watch = watch_from(problem.start, problem.spacing, settings)
-        rests = RESTS[settings.energy]
-        phi, reason, history = flow_on_device.iterate(device, problem, watch, rests, progress)
-        state = State(phi, len(history))
-    phi, sigma, estimates = FINISHES[settings.energy](problem, state)
+        phi, sigma, estimates, reason, history = iterate_on(device, problem, progress)
     phi, sigma = (field.reshape(volume.grid.shape_kji) for field in (phi, sigma))
     return Refinement(
         LevelSet(phi, volume.grid, problem.band_mm),
@@ -173,7 +170,7 @@ def iterate(
 ) -> tuple[State, StopReason, list[dict[str, float]]]:
     """Step until the wall rests or the limit is reached."""
     settings = problem.settings
-    state = State(problem.start)
+    state = State(problem.start, psf=first_psf(settings))
     history: list[dict[str, float]] = []
     watch = watch_from(problem.start, problem.spacing, settings)
     for n in range(settings.iterations):
@@ -186,6 +183,23 @@ def iterate(
         if (reason := RESTS[settings.energy](steps, settings.tolerance)) is not None:
             return state, reason, history
     return state, StopReason.STEP_LIMIT, history
+
+
+def iterate_on(
+    device: Device, problem: Problem, progress: Progress
+) -> tuple[NDArray, NDArray, dict[str, float], StopReason, list[dict[str, float]]]:
+    """Do on a device what ``iterate`` does: distance, s.d., estimates, reason and history."""
+    settings = problem.settings
+    if what := flow_on_device.without_kernels(settings, problem.start.shape):
+        raise ConfigError(f"{what} has no CUDA kernels", remedy="take --device cpu or auto")
+    watch = watch_from(problem.start, problem.spacing, settings)
+    given = device, problem, watch, RESTS[settings.energy], progress
+    with current(device):
+        if settings.energy == "map":
+            return map_on_device.refined(*given)
+        phi, reason, history = flow_on_device.refined(*given)
+    phi, sigma, estimates = with_the_starts_sigma(problem, State(phi, len(history)))
+    return phi, sigma, estimates, reason, history
 
 
 def guarded(

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vesselseg.cuda_kernels import displacement as formulas
+
 from .appearance import (
     Appearance,
     estimate_psf,
@@ -18,7 +20,6 @@ from .appearance import (
 from .band import CORE, Band, make_band
 from .displacement import Data, Values, WallPrior, smooth_along_wall, solve_displacement
 from .settings import RefineSettings
-from .uncertainty import pin_strength, posterior_sigma
 from .watch import vessel_lost
 
 MAX_STEP = 0.7  # of the wall in one step, in largest spacings: the model is linear that far
@@ -91,6 +92,11 @@ class View:
     prior: WallPrior
 
 
+def first_psf(settings: RefineSettings) -> float:
+    """Return the blur that the settings state, else the one that is believed before any is seen."""
+    return FIRST_PSF if settings.psf is None else settings.psf
+
+
 def map_step(problem: Problem, state: State) -> State:
     """Gauss-Newton step on the posterior of the wall's displacement."""
     band = make_band(state.phi, problem.spacing, problem.band_mm)
@@ -100,9 +106,9 @@ def map_step(problem: Problem, state: State) -> State:
         state = replace(state, psf=estimate_psf(problem.image, band, state.psf, means, parts))
     view = see(problem, band, state.psf)
     step = solve_displacement(view.data, view.prior, view.table, problem.spacing, problem.area_mm)
-    moved, reach = view.prior.moved, REACH * sigma_at(problem, band)
     limit = MAX_STEP * problem.unit
-    step = np.clip(np.clip(moved + step, -reach, reach) - moved, -limit, limit)
+    sigma = sigma_at(problem, band)
+    step = formulas.bounded_step(step, view.prior.moved, sigma, REACH, limit)
     near = np.abs(band.phi_mm[: band.core]) < 0.5 * problem.unit
     if not near.any():
         raise vessel_lost(state.steps + 1)
@@ -179,9 +185,10 @@ def wall_prior(problem: Problem, band: Band, table: NDArray[np.uint32], known: V
     kappa = band.kappa[: band.core]
     rough = kappa - smooth(kappa)
     detail = np.maximum(smooth(smooth(rough) ** 2), 0.0)
-    stiffest = (AVERAGED * problem.unit) ** 4 * max(float(np.median(known)), 1e-12)
-    stiffness = 1.0 / (1.0 / stiffest + DETAIL * problem.unit**problem.wall_dims * detail)
-    pin = pin_strength(sigma_at(problem, band), stiffness, problem.wall_dims)
+    softness = DETAIL * problem.unit**problem.wall_dims
+    reach4 = (AVERAGED * problem.unit) ** 4
+    stiffness = formulas.plate_stiffness(detail, float(np.median(known)), reach4, softness)
+    pin = formulas.pin_strength(sigma_at(problem, band), stiffness, problem.wall_dims)
     moved = band.points.extend(problem.start)[: band.core]
     return WallPrior(stiffness, pin, rough, moved)
 
@@ -202,7 +209,7 @@ def posterior(problem: Problem, state: State) -> tuple[NDArray, NDArray, dict[st
     band = make_band(state.phi, problem.spacing, problem.band_mm)
     view = see(problem, band, state.psf)
     precision = np.maximum(view.known, 0.0) + view.prior.pin
-    core_sigma = posterior_sigma(precision, view.prior.stiffness, problem.wall_dims)
+    core_sigma = formulas.posterior_sigma(precision, view.prior.stiffness, problem.wall_dims)
     core_sigma = np.hypot(core_sigma, SIGMA_FLOOR * problem.unit)
     sigma = band.spread(core_sigma, float(np.median(core_sigma)))
     contrast, noise = contrast_of(view), view.looks[0].noise

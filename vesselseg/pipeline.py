@@ -125,7 +125,7 @@ def build_prior(
         If the refinement loses the vessel.
     """
     config = config or PipelineConfig()
-    device = refining_device(config)
+    device = refining_device(config, volume.grid.shape_kji)
     clock = time.perf_counter()
     seconds: dict[str, float] = {}
     if start is None:
@@ -171,9 +171,9 @@ def speed(flow: Flow) -> Volume:
     return Volume(flow.speed, flow.grid, flow.name)
 
 
-def refining_device(config: PipelineConfig) -> Device:
+def refining_device(config: PipelineConfig, shape: Sequence[int] = ()) -> Device:
     """Apply the device rule to what the configuration asks for."""
-    return choose(config.device, without_kernels(config.refine))
+    return choose(config.device, without_kernels(config.refine, shape))
 
 
 def refined_on(

@@ -20,7 +20,14 @@ from vesselseg.errors import (
     NoInterfaceError,
     NumericalError,
 )
-from vesselseg.solvers import advect, flow_on_device, on_device, redistance, stable_time_step
+from vesselseg.solvers import (
+    advect,
+    flow_on_device,
+    map_on_device,
+    on_device,
+    redistance,
+    stable_time_step,
+)
 from vesselseg.solvers.evolution import SCHEMES
 from vesselseg.solvers.field import lies_on_gpu
 
@@ -176,7 +183,7 @@ class Looking(HostDevice):
     """Writes down what the host asks for."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(blocks=1)
         self.log = []
 
     def record(self, function):
@@ -217,9 +224,101 @@ def test_a_vessel_that_vanishes_on_a_device_is_an_error():
 
 def test_what_has_no_cuda_kernels_is_refused_on_a_device():
     (start, image, _), _ = flow_case("given", 1)
-    for settings in (vs.RefineSettings(), vs.RefineSettings(energy="gac", keep_topology=True)):
-        with pytest.raises(ConfigError, match="no CUDA kernels"):
+    for settings in (vs.RefineSettings(energy=e, keep_topology=True) for e in ("map", "gac")):
+        with pytest.raises(ConfigError, match="keep_topology has no CUDA kernels"):
             vs.refine(start, image, settings, device=host_device())
+    thin = vs.Grid.from_spacing((3, 20, 20), 1.0)
+    y, x = np.indices((20, 20)) - 9.6
+    phi = np.broadcast_to(np.hypot(y, x) - 5.0, thin.shape_kji).astype(np.float32)
+    with pytest.raises(ConfigError, match="fewer than 4 voxels along an axis has no CUDA"):
+        vs.refine(vs.LevelSet(phi, thin, 4.5), vs.Volume(phi < 0, thin), device=host_device())
+
+
+# --- the default energy --------------------------------------------------------------------------
+
+
+def map_case(iterations, spacing=(1.2, 1.0, 1.0), noise=0.1, **settings):
+    """A small ring in a magnitude image, with its start 0.3 mm too thin."""
+    shape = phantoms.make("torus", radius=1.5)
+    grid = shape.grid(spacing)
+    truth = shape.phi(grid).astype(np.float32)
+    rng = np.random.default_rng(0)
+    parts = noise * rng.standard_normal((2, *truth.shape))
+    image = np.hypot((truth < 0) + parts[0], parts[1])
+    band = 4.5 * max(spacing)
+    start = vs.LevelSet(redistance(truth + 0.3, spacing, band_mm=band), grid, band)
+    return start, vs.Volume(image, grid), vs.RefineSettings(iterations=iterations, **settings)
+
+
+def require_the_same_map(gpu, case, **more):
+    expected, found = vs.refine(*case, **more), vs.refine(*case, **more, device=gpu)
+    h = min(case[0].grid.spacing_mm)
+    phi, other = expected.level_set.phi_mm, found.level_set.phi_mm
+    assert np.abs(phi - case[0].phi_mm).max() > 0.1 * h
+    assert np.abs(phi - other).max() <= RUN * h
+    assert np.abs(phi[(phi < 0) != (other < 0)]).max(initial=0.0) < UNDECIDED * h
+    assert found.sigma_mm == pytest.approx(expected.sigma_mm, rel=1e-3)
+    assert (found.reason, found.steps) == (expected.reason, expected.steps)
+    for a, b in zip(found.history, expected.history, strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
+    assert found.estimates == pytest.approx(expected.estimates, rel=1e-3)
+    return found
+
+
+def test_map_on_a_device_is_that_of_the_cpu(gpu):
+    """Three steps: the blur is learnt from a vector's length before the third."""
+    found = require_the_same_map(gpu, map_case(3))
+    assert found.estimates["psf_voxels"] != 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spacing", [(1.2, 1.0, 1.0), (2.4, 0.9, 0.9)])
+def test_map_on_a_device_ends_where_the_cpu_ends(gpu, spacing):
+    assert 5 < require_the_same_map(gpu, map_case(20, spacing)).steps < 20
+
+
+@pytest.mark.slow
+def test_map_on_a_device_sees_the_speed_of_the_blood(gpu):
+    start, image, settings = map_case(2, psf=0.7)
+    depth = np.maximum(-start.phi_mm, 0.0)
+    channel = vs.Volume(depth + 0.1 * np.abs(np.random.default_rng(1).normal(size=depth.shape)),
+                        start.grid)  # fmt: skip
+    found = require_the_same_map(gpu, (start, image, settings), channels=[channel])
+    assert found.estimates["psf_voxels"] == 0.7
+
+
+def plane_case(iterations):
+    grid = vs.Grid.from_spacing((30, 27), (1.0, 0.8))
+    y, x = np.indices(grid.shape_kji)
+    truth = np.hypot(y - 14.7, 0.8 * x - 10.3) - 6.0
+    start = vs.LevelSet(redistance(truth + 0.4, (1.0, 0.8), band_mm=4.5), grid, 4.5)
+    return start, scan(grid, truth), vs.RefineSettings(iterations=iterations)
+
+
+def test_a_list_that_the_band_of_a_plane_outgrows_is_made_anew(monkeypatch):
+    rooms = []
+    made = map_on_device.map_for
+    monkeypatch.setattr(map_on_device, "ROOM", 0.4)
+    monkeypatch.setattr(map_on_device, "LEAST_ROOM", 0)
+
+    def noted(device, problem, room):
+        rooms.append(room)
+        monkeypatch.setattr(map_on_device, "ROOM", 1.5)
+        return made(device, problem, room)
+
+    monkeypatch.setattr(map_on_device, "map_for", noted)
+    require_the_same_map(host_device(blocks=1), plane_case(1))
+    assert len(rooms) == 2
+    assert rooms[0] < rooms[1]
+
+
+def test_the_host_reads_a_step_of_map_only_while_the_next_one_runs():
+    """Two steps and not one reading more: what is refined on a device stays there."""
+    device = Looking()
+    vs.refine(*plane_case(2), device=device)
+    ahead = ["step", "ask", "step", "ask", "read", "read"]
+    assert device.log[: len(ahead)] == ahead
+    assert "step" not in device.log[len(ahead) :]
 
 
 def test_an_evolution_recorded_once_is_the_evolution_step_by_step(gpu):
@@ -300,8 +399,8 @@ def test_a_prior_made_on_a_device_is_that_of_the_cpu(with_gpu):
     assert np.abs(mean(there) - mean(here)).max() <= RUN * 0.8e-3
     with pytest.raises(EnvironmentFault, match="cuda:1 is not usable"):
         built("cuda:1")
-    with pytest.raises(ConfigError, match="the energy map has no CUDA kernels"):
-        built("cuda", energy="map")
+    with pytest.raises(ConfigError, match="keep_topology has no CUDA kernels"):
+        built("cuda", keep_topology=True)
 
 
 @pytest.mark.parametrize("fault", ["memory", "result"])

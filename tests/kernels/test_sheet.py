@@ -5,7 +5,7 @@ import pytest
 from build import host_device
 
 from vesselseg.cuda_kernels import conjugate, sheet
-from vesselseg.cuda_kernels.examples import SPACING, listed, tube
+from vesselseg.cuda_kernels.examples import SPACING, counted, listed, tube
 
 
 @pytest.mark.parametrize("twice", [True, False])
@@ -18,13 +18,13 @@ def test_the_solve_is_the_twins_to_its_last_iteration(twice, seed):
     precision, weight = rng.uniform(0.1, 2.0, (2, n))
     rhs = rng.normal(size=n)
     want, found = np.zeros(n), np.zeros(n)
-    count = sheet.solve_along_wall(table, scale, precision, weight, rhs, want, twice, 40, 1e-4)
-    assert 3 < count < 40
+    steps = sheet.solve_along_wall(table, scale, precision, weight, rhs, want, twice, 40, 1e-4)
+    assert 3 < steps < 40
     device, room = host_device(seed), conjugate.work(np, n + 5, 40)
     conjugate.solve_along_wall(
-        device, table, scale, precision, weight, rhs, found, twice, 40, 1e-4, room
+        device, table, scale, precision, weight, rhs, found, counted(n), twice, 40, 1e-4, room
     )
-    assert np.count_nonzero(room.rz > room.goal) == count
+    assert np.count_nonzero(room.rz > room.goal) == steps
     assert np.abs(found - want).max() < 1e-10 * np.abs(want).max()
 
 
@@ -34,7 +34,7 @@ def test_a_start_that_solves_the_system_stays():
     n, scale = at.core, np.array(SPACING) ** -2.0
     one, x = np.ones(n), np.full(n, 2.0)
     conjugate.solve_along_wall(
-        host_device(), at.core_table, scale, one, one, 2.0 * one, x, False, 5, 1e-6,
+        host_device(), at.core_table, scale, one, one, 2.0 * one, x, counted(n), False, 5, 1e-6,
         conjugate.work(np, n, 5),
     )  # fmt: skip
     assert (x == 2.0).all()

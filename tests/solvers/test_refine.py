@@ -65,6 +65,12 @@ def test_without_noise_the_wall_is_found(name):
     assert result.estimates["psf_voxels"] == pytest.approx(0.6, abs=0.03)
 
 
+def test_a_blur_that_is_stated_is_not_learnt():
+    _, image, start = case("circle")
+    settings = RefineSettings(iterations=1, psf=0.85)
+    assert refine(start, image, settings).estimates["psf_voxels"] == 0.85
+
+
 def test_with_noise_the_wall_beats_start_and_isosurface_and_knows_its_error():
     """SNR 6, three draws: better than the start and the 0.5 isosurface of the filtered image;
     normals within 3 degrees rms; the standard deviations hold what they should on average (the

@@ -5,12 +5,12 @@ import pytest
 from scipy.integrate import quad
 
 from vesselseg import phantoms
+from vesselseg.cuda_kernels.displacement import pin_strength, posterior_sigma
 from vesselseg.fields import LevelSet
 from vesselseg.solvers.band import make_band
 from vesselseg.solvers.refine import pose
 from vesselseg.solvers.settings import RefineSettings
 from vesselseg.solvers.step import see
-from vesselseg.solvers.uncertainty import pin_strength, posterior_sigma
 from vesselseg.synth.forward import ForwardModel, render_phantom
 
 KNOWN = np.array([1e-3, 1e-1, 1.0, 1e2, 1e4])

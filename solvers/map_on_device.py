@@ -1,0 +1,561 @@
+"""The default energy ``map`` on a device: steps recorded once, the host only looks back.
+
+What ``solvers.step`` does, launch by launch. Lists of band voxels keep their length, and every
+number that a step hands on (blur, noise, medians), on the device. Conjugate gradients take a fixed
+number of launches; those after convergence do nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vesselseg.cuda_kernels import conjugate
+from vesselseg.cuda_kernels.appearance import FAR_SIGNAL, LEAST_NOISE, vector_lengths
+from vesselseg.cuda_kernels.reduce import CHUNKS
+from vesselseg.fields import Progress, StopReason
+
+from . import appearance, displacement, step
+from .band import CORE
+from .lagged import Judged, Rests, Rows, run
+from .on_device import (
+    Array,
+    Box,
+    Device,
+    Layers,
+    box_of,
+    launch_closest_points,
+    layers_for,
+    read_bits,
+    to_host,
+)
+from .step import Problem
+from .watch import Watch, bound_mm, lost, vessel_lost
+from .window_on_device import Window, window_for
+
+ROOM = 1.5  # entries to make room for, in voxels of the first band
+LEAST_ROOM = 1024
+DIGITS = 8  # passes over a list that find the value of a rank
+
+
+class OutOfRoom(Exception):
+    """A band outgrew its list."""
+
+    def __init__(self, needed: int) -> None:
+        super().__init__(needed)
+        self.needed = needed
+
+
+# --- lists and numbers on the device ------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """What the host reads of a step: one array, some of it as bits.
+
+    Sum and number of the smaller squared steps, the largest of them, median contrast; facts of the
+    scan's model; ``wall_sums``; largest |phi| as bits; voxels near the wall, entries of the band.
+    """
+
+    array: Array
+
+    @property
+    def steps(self) -> Array:
+        """Sum of the squared steps below the largest that counts, their number."""
+        return self.array[0:2]
+
+    @property
+    def largest(self) -> Array:
+        """Largest squared step that counts."""
+        return self.array[2:3]
+
+    @property
+    def contrast(self) -> Array:
+        """Typical contrast at the wall."""
+        return self.array[3:4]
+
+    @property
+    def facts(self) -> Array:
+        """Noise, parts and peak of the scan's model, (3,)."""
+        return self.array[4:7]
+
+    @property
+    def sums(self) -> Array:
+        """``wall_sums``: the last two are the lumen and its voxels in the faces."""
+        return self.array[8:12]
+
+    @property
+    def most(self) -> Array:
+        """Largest |phi| above its voxel, as bits."""
+        return self.array.view(np.uint64)[12:13]
+
+    @property
+    def near(self) -> Array:
+        """Number of core voxels beside the wall."""
+        return self.array.view(np.int32)[26:27]
+
+    @property
+    def size(self) -> Array:
+        """Entries of the band's list, of its core, and those that there should be, (3,)."""
+        return self.array.view(np.int32)[28:31]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """Room to find the values of two ranks in a list."""
+
+    ranks: Array
+    counts: Array
+    digits: Array
+    left: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The model of an image at the band's voxels; ``facts`` are noise, parts and peak."""
+
+    outer: Array
+    contrast: Array
+    residual: Array
+    weight: Array
+    facts: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """An image on the device, its parts, the tables of their lengths, and its own facts."""
+
+    image: Array
+    parts: int
+    flow: bool
+    tables: tuple[Array, Array, Array]
+    facts: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """A refinement's arrays on a device; lists have room for ``room`` entries."""
+
+    problem: Problem
+    box: Box
+    room: int
+    looks: tuple[Look, ...]
+    sigma: Array
+    start: Array
+    phi: Array
+    before: Array
+    field: Array
+    layers: Layers
+    numbers: Numbers
+    window: Window
+    means: Array  # outer intensity and contrast of its blocks
+    ranks: Ranks
+    work: conjugate.Work
+    scales: tuple[Array, Array]
+    fit: Fit
+    trial: Fit
+    ints: dict[str, Array]
+    lists: dict[str, Array]
+    scalars: dict[str, Array]
+
+    @property
+    def band(self) -> tuple[Array, Array]:
+        """Number of entries of the list and of its core."""
+        return self.numbers.size[0:1], self.numbers.size[1:2]
+
+
+LISTS = (
+    "phi", "kappa", "bend", "raw", "inside", "slope", "own", "samples",
+    "long_inside", "long_slope", "spread", "trust", "scaled", "strength",
+    "precision", "gradient", "along", "core_precision", "core_gradient", "known", "rough", "detail",
+    "moved", "sigma", "stiffness", "pin", "total", "weight", "load", "pull", "rhs", "x",
+)  # fmt: skip
+
+
+def map_for(device: Device, problem: Problem, room: int) -> Map:
+    """Move a problem to a device and make room for its steps: the only move there."""
+    xp = device.xp
+    start = xp.array(problem.start)
+    box = box_of(device, start, problem.spacing)
+    numbers = Numbers(box.zeros(16, dtype=np.float64))
+    images = [(problem.image, appearance.noise_parts(problem.image), False)]
+    images += [(c, problem.wall_dims + 1, True) for c in problem.channels]
+    unit = step.ROUGH * problem.unit
+    lengths = [xp.asarray(displacement.sheet_scale(x, problem.spacing)) for x in (unit, 1.0)]
+    window = window_for(problem, box, appearance.BLOCK, channels=5)
+    ints = {name: box.empty(room, dtype=np.int32) for name in ("voxels", "owner", "head", "next")}
+    ints |= {
+        "index": box.empty(room, 3, dtype=np.int32),
+        "table": box.empty(room, 6, dtype=np.uint32),
+        "label": box.empty(dtype=np.int32),
+        "counts": box.empty(2, CHUNKS, dtype=np.int32),
+    }
+    lists = {name: box.empty(room, dtype=np.float64) for name in LISTS}
+    lists |= {
+        "near": box.empty(room, 3, dtype=np.float32),
+        "normal": box.empty(room, 3, dtype=np.float64),
+        "one": xp.ones(room),
+    }
+    scalars = {
+        name: box.zeros(1, dtype=np.float64) for name in ("zero", "median", "deviation", "size")
+    }
+    scalars |= {
+        "psf": xp.full(1, step.first_psf(problem.settings)),
+        "clock": xp.ones(3),
+        "blurs": xp.asarray(appearance.PSF_RANGE),
+        "costs": xp.zeros(len(appearance.PSF_RANGE)),
+        "parts": xp.empty((CHUNKS, 4)),
+        "estimates": xp.zeros(2),
+    }
+    return Map(
+        problem, box, room, tuple(look_at(box, *image) for image in images),
+        xp.ascontiguousarray(xp.asarray(problem.sigma, dtype=np.float64)), start, start.copy(),
+        start.copy(), box.empty(), layers_for(box), numbers,
+        window, box.empty(2, window.count, dtype=np.float64), ranks_for(box),
+        conjugate.work(xp, room, displacement.MAX_CG), (lengths[0], lengths[1]),
+        fit_for(box, room), fit_for(box, room), ints, lists, scalars,
+    )  # fmt: skip
+
+
+def look_at(box: Box, image: NDArray[np.float32], parts: int, flow: bool) -> Look:
+    """Move an image to the device, with the tables of a vector of its parts."""
+    xp = box.device.xp
+    signal, mean, spread = vector_lengths(parts)
+    tables = tuple(xp.asarray(t) for t in (mean, np.gradient(mean, signal), spread))
+    field = xp.asarray(np.ascontiguousarray(image, dtype=np.float32))
+    return Look(field, parts, flow, (tables[0], tables[1], tables[2]), xp.zeros(3))
+
+
+def fit_for(box: Box, room: int) -> Fit:
+    """Make room for a model."""
+    return Fit(*(box.empty(n, dtype=np.float64) for n in (room, room, room, room, 3)))
+
+
+def ranks_for(box: Box) -> Ranks:
+    """Make room for a search."""
+    return Ranks(
+        box.empty(2, dtype=np.int32),
+        box.empty(DIGITS, 2, 256, dtype=np.uint32),
+        box.empty(DIGITS, 2, dtype=np.uint64),
+        box.empty(DIGITS, 2, dtype=np.int32),
+    )
+
+
+def launch_ranked(
+    to: Map, values: Array, count: Array, out: Array, *, centre: Array = None
+) -> None:
+    """Write the median of a list, or of its distances from a centre."""
+    to.box.device.launch("set_ranks", count, -1.0, to.ranks.ranks)
+    launch_search(to, values, count, out, centre)
+
+
+def launch_search(to: Map, values: Array, count: Array, out: Array, centre: Array = None) -> None:
+    """Write the mean of the values of the two ranks that are set."""
+    launch, room = to.box.device.launch, to.ranks
+    to.box.clear(room.counts)
+    for digit in range(DIGITS):
+        launch("rank_digit", values, centre, count, room.ranks, room.counts, room.digits, room.left,
+               digit)  # fmt: skip
+    launch("rank_value", room.ranks, room.counts, room.digits, room.left, out)
+
+
+# --- the band -----------------------------------------------------------------------------------
+
+
+def launch_band(to: Map, phi: Array) -> None:
+    """Redistance phi by closest points, into ``field``, and list its band: ``band.make_band``."""
+    box, problem, layers, ints, at = to.box, to.problem, to.layers, to.ints, to.lists
+    count, core = to.band
+    launch_closest_points(box, layers, phi, problem.band_mm)
+    far = problem.band_mm + 2.0 * max(problem.spacing)
+    box.launch("fill_far", phi, far, to.field, box.size)
+    box.launch("write_distance", phi, layers.voxels, layers.distance, layers.count, far, to.field)
+    core_mm = CORE * max(problem.spacing)
+    found = layers.layer, layers.distance
+    box.device.launch("count_band", *found, core_mm, ints["counts"], box.size)
+    box.launch("list_band", *found, layers.offset, to.field, ints["counts"],
+               core_mm, to.room, to.numbers.size, ints["label"], ints["voxels"], ints["index"],
+               at["near"], at["phi"], *box.shape)  # fmt: skip
+    box.launch("wall_geometry", to.field, ints["index"], at["normal"], at["raw"], at["x"], count,
+               *box.shape, *box.spacing)  # fmt: skip
+    launch_at_wall(to, at["raw"], count, at["kappa"])
+    launch_at_wall(to, at["x"], count, at["bend"])
+    launch = box.device.launch
+    launch("wall_neighbours", ints["label"], ints["index"], at["normal"], ints["table"], core,
+           *box.shape)  # fmt: skip
+    launch("wall_owner", ints["label"], ints["index"], at["near"], core, ints["owner"], count,
+           *box.shape)  # fmt: skip
+
+
+def launch_at_wall(to: Map, values: Array, known: Array, out: Array, beyond: Array = None) -> None:
+    """Sample values of the first entries at the closest points of all: ``band.extended``."""
+    count, _ = to.band
+    beyond = to.scalars["zero"] if beyond is None else beyond
+    to.box.device.launch("sample_listed", to.ints["label"], values, to.ints["index"],
+                         to.lists["near"], beyond, out, count, known, *to.box.shape)  # fmt: skip
+
+
+# --- the images ---------------------------------------------------------------------------------
+
+
+def launch_profile(to: Map, look: Look, psf: Array) -> None:
+    """Profile, slope and weight of an image: ``lumen_profile`` or ``flow_profile``."""
+    at, box, (count, _) = to.lists, to.box, to.band
+    known = at["phi"], at["normal"], at["bend"]
+    if look.flow:
+        deep = appearance.DEEP * max(box.spacing)
+        box.device.launch("blurred_flow", *known, at["kappa"], psf, at["inside"], at["slope"],
+                          at["own"], deep, count, *box.spacing)  # fmt: skip
+    else:
+        box.device.launch("blurred_occupancy", *known, psf, at["inside"], at["slope"], count,
+                          *box.spacing)  # fmt: skip
+
+
+def launch_fit(
+    to: Map, look: Look, before: Fit, into: Fit, *, afresh: bool = False, again: bool = False
+) -> None:
+    """Fit with the trust, and for a vector the noise, of the fit before: ``fit_once``."""
+    at, ints, launch, window = to.lists, to.ints, to.box.device.launch, to.window
+    (count, core), (mean, gain, spread) = to.band, look.tables
+    own = at["own" if look.flow else "one"]
+    launch("lengthen", at["inside"], at["slope"], own, before.outer, before.contrast,
+           before.weight, before.facts, mean, gain, spread,
+           FAR_SIGNAL / (mean.size - 1), mean.size, look.flow, afresh,
+           at["long_inside"], at["long_slope"], at["spread"], at["trust"], count)  # fmt: skip
+    launch("block_sums", ints["label"], at["trust"], at["long_inside"], at["samples"],
+           window.sums[0], *to.box.shape, *window.size)  # fmt: skip
+    launch("total", window.sums[0], window.whole, window.count, 5)
+    wide = window.filtered(to.box.device)
+    launch("solve_blocks", wide, window.whole, window.volume, appearance.RIDGE,
+           *to.means, window.count)  # fmt: skip
+    launch("fit_residual", at["samples"], at["inside"], at["long_inside"], at["spread"],
+           ints["index"], *to.means, before.facts, again, into.outer, into.contrast,
+           into.residual, at["scaled"], at["strength"], count, *window.blocks,
+           *window.size)  # fmt: skip
+    known = to.scalars
+    launch_ranked(to, at["scaled"], core, known["median"])
+    launch_ranked(to, at["scaled"], core, known["deviation"], centre=known["median"])
+    launch_ranked(to, at["strength"], core, known["size"])
+    launch("fit_noise", known["deviation"], known["size"], LEAST_NOISE, into.facts)
+    launch("weigh", into.residual, into.contrast, at["spread"], own, into.facts, into.weight,
+           count)  # fmt: skip
+
+
+def launch_appearance(to: Map, look: Look, psf: Array) -> Fit:
+    """Fit local intensities and robust noise to an image: ``fit_appearance``."""
+    at, launch, (count, core) = to.lists, to.box.device.launch, to.band
+    fit = replace(to.fit, facts=look.facts)
+    launch("gather", look.image, to.ints["voxels"], at["samples"], count)
+    launch_profile(to, look, psf)
+    launch("begin_fit", fit.facts)
+    launch("largest", at["inside"], fit.facts[2:3], count)
+    launch_fit(to, look, fit, fit, afresh=True)
+    launch("lowest_signal", fit.outer, fit.contrast, fit.facts, at["scaled"], core)
+    launch_ranked(to, at["scaled"], core, to.scalars["median"])
+    launch("decide_parts", to.scalars["median"], appearance.CLEAR, float(look.parts), fit.facts)
+    launch_fit(to, look, fit, fit)
+    if look.parts > 1:
+        launch_fit(to, look, fit, fit, again=True)
+    return fit
+
+
+def launch_psf(to: Map) -> None:
+    """Learn the blur from the scan: ``estimate_psf``; every blur is tried, for nobody waits."""
+    look, trial, known, (count, core) = to.looks[0], to.trial, to.scalars, to.band
+    launch = to.box.device.launch
+    fit = launch_appearance(to, look, known["psf"])
+    for n in range(len(appearance.PSF_RANGE)):
+        launch_profile(to, look, known["blurs"][n : n + 1])
+        launch("begin_fit", trial.facts)
+        launch("largest", to.lists["inside"], trial.facts[2:3], count)
+        launch_fit(to, look, fit, trial, afresh=True)
+        launch("cost_sums", trial.residual, trial.facts, known["parts"], core)
+        launch("total", known["parts"], known["costs"][n : n + 1], CHUNKS, 1)
+    launch("choose_psf", known["blurs"], known["costs"], known["psf"], known["costs"].size)
+
+
+# --- the displacement ---------------------------------------------------------------------------
+
+
+def launch_smooth(to: Map, values: Array, x: Array) -> None:
+    """Solve (1 - l² Δ_Γ) x = values, from a start in x: ``smooth_along_wall``."""
+    scale, one = to.scales[0], to.lists["one"]
+    most = displacement.smoothing_steps(step.ROUGH * to.problem.unit, to.problem.spacing)
+    conjugate.solve_along_wall(
+        to.box.device, to.ints["table"], scale, one, one, values, x, to.band[1], False, most,
+        displacement.CG_TOLERANCE, to.work,
+    )  # fmt: skip
+
+
+def launch_view(to: Map) -> None:
+    """Fit the images to a wall and gather what they say of its displacement: ``step.see``."""
+    at, ints, launch, (count, core) = to.lists, to.ints, to.box.device.launch, to.band
+    for n, look in enumerate(to.looks):
+        fit = launch_appearance(to, look, to.scalars["psf"])
+        launch("inform", at["long_slope"], fit.contrast, fit.weight, fit.residual, fit.facts,
+               n == 0, at["precision"], at["gradient"], count)  # fmt: skip
+        if n == 0:
+            # Its distance from zero, so that the sign of the contrast does not matter.
+            launch_ranked(to, fit.contrast, core, to.numbers.contrast, centre=to.scalars["zero"])
+    to.box.device.launch("copy<double>", to.looks[0].facts, to.numbers.facts, 3)
+    to.box.clear(ints["head"])
+    launch("chain_owners", ints["owner"], ints["head"], ints["next"], count)
+    launch("chain_sums", ints["head"], ints["next"], at["precision"], at["gradient"],
+           at["core_precision"], at["core_gradient"], core)  # fmt: skip
+    launch("copy<double>", at["core_precision"], at["x"], to.room)
+    launch_smooth(to, at["core_precision"], at["x"])
+    launch("per_area", at["x"], to.problem.area_mm, at["known"], core)
+    launch_prior(to)
+
+
+def launch_prior(to: Map) -> None:
+    """Prior of the wall and the system that it makes with the data: ``step.wall_prior``."""
+    at, ints, problem, box = to.lists, to.ints, to.problem, to.box
+    launch, (_, core), unit = box.device.launch, to.band, problem.unit
+    launch("copy<double>", at["kappa"], at["x"], to.room)
+    launch_smooth(to, at["kappa"], at["x"])
+    launch("difference", at["kappa"], at["x"], at["rough"], at["along"], core)
+    launch_smooth(to, at["rough"], at["along"])
+    launch("square", at["along"], at["rhs"], at["detail"], core)
+    launch_smooth(to, at["rhs"], at["detail"])
+    launch_ranked(to, at["known"], core, to.scalars["median"])
+    here = ints["voxels"], core, to.layers.offset
+    launch("sample_at<double>", to.sigma, *here, at["sigma"], *box.shape)
+    box.launch("sample_at", to.start, *here, at["moved"], *box.shape)
+    launch("wall_prior", at["detail"], to.scalars["median"], at["rough"], at["core_precision"],
+           (step.AVERAGED * unit) ** 4, step.DETAIL * unit**problem.wall_dims,
+           step.SIGMA_FLOOR * unit, problem.area_mm, problem.wall_dims, at["sigma"],
+           at["stiffness"], at["pin"], at["total"], at["weight"], at["load"], core)  # fmt: skip
+
+
+def launch_displacement(to: Map) -> None:
+    """Solve for the displacement and keep it within its bounds: ``solve_displacement``."""
+    at, table, launch, (_, core) = to.lists, to.ints["table"], to.box.device.launch, to.band
+    unit, scale = to.problem.unit, to.scales[1]
+    launch("bend_along_wall", table, scale, at["load"], at["pull"], core)
+    launch("displacement_rhs", at["core_gradient"], at["pin"], at["moved"], at["pull"],
+           to.problem.area_mm, at["rhs"], at["x"], core)  # fmt: skip
+    conjugate.solve_along_wall(
+        to.box.device, table, scale, at["total"], at["weight"], at["rhs"], at["x"], core, True,
+        displacement.MAX_CG, displacement.CG_TOLERANCE, to.work,
+    )  # fmt: skip
+    to.box.clear(to.numbers.near)
+    launch("take_step", at["x"], at["moved"], at["sigma"], at["phi"], step.REACH,
+           step.MAX_STEP * unit, 0.5 * unit, at["scaled"], to.numbers.near, core)  # fmt: skip
+
+
+def launch_step(to: Map, learn: bool) -> None:
+    """Take one step: ``step.map_step``."""
+    box, at, numbers, (count, core) = to.box, to.lists, to.numbers, to.band
+    launch = box.device.launch
+    launch_band(to, to.phi)
+    if learn:
+        launch_psf(to)
+    launch_view(to)
+    launch_displacement(to)
+    # Voxels away from the wall are infinite, so that the smallest of all are those near it.
+    launch("set_ranks", numbers.near, 1.0 - step.TRIM, to.ranks.ranks)
+    launch_search(to, at["scaled"], core, numbers.largest)
+    parts = to.scalars["parts"].reshape(-1)
+    launch("sums_below", at["scaled"], numbers.largest, parts, core)
+    launch("total", parts, numbers.steps, CHUNKS, 2)
+    launch_at_wall(to, at["x"], core, at["raw"])
+    box.clear(numbers.most)
+    box.launch("move_wall", to.ints["voxels"], at["phi"], at["raw"], to.field, numbers.most, count)
+    box.launch("wall_sums", to.field, to.field, to.field, to.scalars["clock"], 0.0,
+               max(box.spacing), parts, *box.shape)  # fmt: skip
+    launch("total", parts, numbers.sums, CHUNKS, 4)
+    box.launch("accept", to.field, to.phi, to.before, to.scalars["clock"], box.size)
+
+
+def launch_posterior(to: Map, sigma: Array) -> None:
+    """Write the final distance into ``field``, its s.d. and the estimates: ``step.posterior``."""
+    at, box, problem, (count, core) = to.lists, to.box, to.problem, to.band
+    launch, median, unit = box.device.launch, to.scalars["median"], problem.unit
+    launch_band(to, to.phi)
+    launch_view(to)
+    launch("wall_sigma", at["known"], at["pin"], at["stiffness"], step.SIGMA_FLOOR * unit,
+           problem.wall_dims, at["x"], core)  # fmt: skip
+    launch_ranked(to, at["stiffness"], core, to.scalars["estimates"][0:1])
+    launch_ranked(to, at["x"], core, median)
+    launch_at_wall(to, at["x"], core, at["raw"], median)
+    launch("fill", median, sigma, box.size)
+    launch("scatter<double,double>", to.ints["index"], at["raw"], sigma, count, *box.shape[1:])
+    box.launch("band_clamp", to.field, problem.band_mm, box.size)
+
+
+# --- the refinement -----------------------------------------------------------------------------
+
+
+def judged(problem: Problem, array: NDArray[np.float64], number: int, room: int) -> Judged:
+    """Read the numbers of a step; raise what the same step raises on the CPU."""
+    numbers = Numbers(array)
+    needed = int(numbers.size[2])
+    if needed > room:
+        raise OutOfRoom(needed)
+    if (near := int(numbers.near[0])) == 0:
+        raise vessel_lost(number)
+    bound = bound_mm(problem.start, problem.spacing)
+    most = read_bits(numbers.most, problem.start.shape)
+    if not most[0] <= bound:
+        raise lost(*most, bound, number)
+    counted = max(int(near * (1.0 - step.TRIM)), 1)
+    below, smaller = (float(x) for x in numbers.steps)
+    squares = below + (counted - smaller) * float(numbers.largest[0])
+    facts = {"noise": float(numbers.facts[0]), "contrast": float(numbers.contrast[0])}
+    lumen, in_faces = (float(x) for x in numbers.sums[2:])
+    return Judged(math.sqrt(max(squares, 0.0) / counted), lumen, in_faces, facts)
+
+
+Refined = tuple[NDArray, NDArray, dict[str, float], StopReason, Rows]
+
+
+def refined(
+    device: Device, problem: Problem, watch: Watch, rests: Rests, progress: Progress
+) -> Refined:
+    """Refine by the energy ``map``: distance, s.d., estimates, reason and history.
+
+    A list that the band outgrows is made anew with more room, and all begins again.
+    """
+    near = int(np.count_nonzero(np.abs(problem.start) <= problem.band_mm))
+    room = int(ROOM * near) + LEAST_ROOM
+    while True:
+        try:
+            return _refined(map_for(device, problem, room), watch, rests, progress)
+        except OutOfRoom as full:
+            room = int(ROOM * full.needed)
+
+
+def _refined(to: Map, watch: Watch, rests: Rests, progress: Progress) -> Refined:
+    device, problem = to.box.device, to.problem
+    plain = device.record(lambda: launch_step(to, False))
+    learns = problem.settings.psf is None
+    learning = device.record(lambda: launch_step(to, True)) if learns else plain
+
+    def take(number: int) -> Array:
+        (learning if number in step.LEARN_BLUR_AT else plain)()
+        return to.numbers.array
+
+    def judge(array: NDArray[np.float64], number: int) -> Judged:
+        return judged(problem, array, number, to.room)
+
+    reason, history, given_up = run(device, problem, take, judge, watch, rests, progress)
+    if given_up:
+        to.box.copy(to.before, to.phi)
+    sigma = to.box.empty(dtype=np.float64)
+    launch_posterior(to, sigma)
+    array = to_host(device, to.numbers.array)
+    if int(Numbers(array).size[2]) > to.room:
+        raise OutOfRoom(int(Numbers(array).size[2]))
+    contrast, noise = float(array[3]), float(array[4])
+    estimates = {
+        "noise": noise,
+        "contrast": contrast,
+        "wall_snr": contrast / noise,
+        "psf_voxels": float(to_host(device, to.scalars["psf"])[0]),
+        "stiffness": float(to_host(device, to.scalars["estimates"])[0]),
+    }
+    return to_host(device, to.field), to_host(device, sigma), estimates, reason, history
