@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from . import __version__, dataset, evaluation
+from . import __version__, dataset, evaluation, meridian
 from .calibration import calibrated, shipped
 from .config import Settings, build
 from .cuda_kernels import launch
@@ -27,6 +27,7 @@ from .fields import LevelSet, Probability, Progress, Refinement, Volume, silent
 from .flow import Flow, FlowSettings, corrected
 from .infer import SegmentSettings, images_and_classes, segment, thread_count
 from .io.atomic import check_folder, write_bytes
+from .meridian import Held
 from .nets import borrowed, checkpoint
 from .prior.boundary import BoundaryPrior, PriorSettings
 from .solvers.flow_on_device import disagreement, without_kernels
@@ -115,7 +116,8 @@ def build_prior(
     Returns
     -------
     BoundaryPrior
-        In SI units, ready to be written.
+        In SI units, ready to be written. With ``config.prior.axis`` the scan is folded about that
+        axis and the fields lie on the half plane.
 
     Raises
     ------
@@ -128,14 +130,25 @@ def build_prior(
     device = refining_device(config, volume.grid.shape_kji)
     clock = time.perf_counter()
     seconds: dict[str, float] = {}
+    about = None if config.prior.axis is None else meridian.fold(volume.grid, config.prior.axis)
+    if about is not None:
+        volume, *channels = map(about.image, (volume, *channels))
+        start = None if start is None else about.image(start)
+        flow = None if flow is None else about.flow(flow)
+    whole, half = (meridian.whole, meridian.half) if about is not None else (itself, itself)
     if start is None:
-        start = segment(volume, config.model, config.segment, channels=channels, progress=progress)
+        seen, *more = map(whole, (volume, *channels))
+        start = half(segment(seen, config.model, config.segment, channels=more, progress=progress))
         seconds["segment"] = time.perf_counter() - clock
     probability = start if isinstance(start, Probability) else None
-    level_set = LevelSet.from_probability(start) if isinstance(start, Probability) else start
-    level_set = chosen(level_set, config)
-    evidences = [speed(flow)] if flow is not None and config.flow.channel else []
-    refined, device = refined_on(device, level_set, volume, evidences, config.refine, progress)
+    level_set = level_set_of(whole(start))
+    level_set = whole(chosen(half(level_set), config))
+    evidences = [whole(speed(flow))] if flow is not None and config.flow.channel else []
+    refined, device = refined_on(
+        device, level_set, whole(volume), evidences, config.refine, progress
+    )
+    if about is not None:
+        refined = meridian.half_refinement(refined)
     level_set = chosen(refined.level_set, config)
     estimates = refined.estimates | topology_report(level_set.phi_mm)
     refined = replace(refined, level_set=level_set, estimates=estimates)
@@ -157,7 +170,7 @@ def build_prior(
         replace(refined, seconds=seconds | refined.seconds),
         volume,
         probability,
-        settings=config.prior,
+        settings=config.prior.model_copy(update={"axis": "i"} if about is not None else {}),
         provenance=provenance,
         flow=flow,
         flow_settings=config.flow,
@@ -169,6 +182,16 @@ def build_prior(
 def speed(flow: Flow) -> Volume:
     """Return the speed of a flow as an image."""
     return Volume(flow.speed, flow.grid, flow.name)
+
+
+def itself(held: Held) -> Held:
+    """Return what it is given: a scan that is not revolved needs no mirror."""
+    return held
+
+
+def level_set_of(start: Probability | LevelSet) -> LevelSet:
+    """Return the wall that a start begins with."""
+    return LevelSet.from_probability(start) if isinstance(start, Probability) else start
 
 
 def refining_device(config: PipelineConfig, shape: Sequence[int] = ()) -> Device:

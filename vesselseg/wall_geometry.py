@@ -16,11 +16,17 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating]
 Flags = NDArray[np.bool_]
 
+STRIPS = 8  # of a pixel across r, each of which sweeps its own circle
 
-def gradient(phi: Floats, spacing: tuple[float, ...]) -> list[Floats]:
-    """Return the central differences of phi along the array axes."""
-    parts = np.gradient(phi, *spacing)
-    return list(parts) if isinstance(parts, tuple | list) else [parts]
+
+def gradient(phi: Floats, spacing: tuple[float, ...], revolved: bool = False) -> list[Floats]:
+    """Return the central differences of phi along the array axes.
+
+    ``revolved``: half a sample before the first row lies an axis about which phi is even.
+    """
+    ghost = int(revolved)
+    parts = np.gradient(np.concatenate([phi[:ghost], phi]) if ghost else phi, *spacing)
+    return [part[ghost:] for part in parts]
 
 
 def unit_normals(gradients: list[Floats], where: Flags, columns: Floats) -> NDArray[np.float32]:
@@ -37,47 +43,88 @@ def unit_normals(gradients: list[Floats], where: Flags, columns: Floats) -> NDAr
     return result
 
 
-def second_difference(phi: Floats, axis: int) -> Floats:
-    """Return φ(+1) - 2φ + φ(-1) along an axis, zero at its ends."""
+def rows(count: int) -> NDArray[np.float64]:
+    """Return the distance of each row of a half plane from its axis of revolution, in rows."""
+    return np.asarray(np.arange(count) + 0.5)
+
+
+def voxels(
+    shape: tuple[int, ...], spacing: tuple[float, ...], rows: Floats | None = None
+) -> NDArray[np.float64]:
+    """Return the volume of each voxel, or of the ring that each pixel sweeps at those rows."""
+    found = np.full(shape, float(np.prod(spacing)))
+    return found if rows is None else 2.0 * np.pi * spacing[0] * rows[:, None] * found
+
+
+def second_difference(phi: Floats, axis: int, revolved: bool = False) -> Floats:
+    """Return φ(+1) - 2φ + φ(-1) along an axis, zero at its ends; about an axis as there."""
     width = [(1, 1) if a == axis else (0, 0) for a in range(phi.ndim)]
     if phi.shape[axis] < 3:
         return np.zeros_like(phi)
-    return np.pad(np.diff(phi, 2, axis=axis), width)
+    found = np.pad(np.diff(phi, 2, axis=axis), width)
+    if revolved and axis == 0:
+        found[0] = phi[1] - phi[0]
+    return found
 
 
 def mean_curvature(
-    phi: Floats, gradients: list[Floats], spacing: tuple[float, ...], where: Flags
+    phi: Floats,
+    gradients: list[Floats],
+    spacing: tuple[float, ...],
+    where: Flags,
+    rows: Floats | None = None,
 ) -> NDArray[np.float32]:
-    """Return div(∇φ/‖∇φ‖) = (tr H - nᵀHn)/‖∇φ‖ where asked, zero elsewhere."""
+    """Return div(∇φ/‖∇φ‖) = (tr H - nᵀHn)/‖∇φ‖ where asked, zero elsewhere.
+
+    ``rows``, the distances from an axis of revolution in rows, add n_r / r.
+    """
     part = np.stack([g[where] for g in gradients]).astype(np.float64)
     norm = np.maximum(np.sqrt(np.sum(part**2, axis=0)), 0.5)  # a ridge has no normal
     unit = part / norm
     total = np.zeros(part.shape[1])
     for a, h in enumerate(spacing):
-        total += second_difference(phi, a)[where] / h**2 * (1.0 - unit[a] ** 2)
+        bend = second_difference(phi, a, rows is not None)[where]
+        total += bend / h**2 * (1.0 - unit[a] ** 2)
     for a, b in itertools.combinations(range(phi.ndim), 2):
         mixed = np.gradient(gradients[a], spacing[b], axis=b)[where]
         total -= 2.0 * unit[a] * unit[b] * mixed
     result = np.zeros(phi.shape, dtype=np.float32)
     result[where] = total / norm
+    if rows is not None:
+        row = np.broadcast_to(rows[:, None], phi.shape)[where]
+        result[where] += unit[0] / (row * spacing[0])
     return result
 
 
 def inner_fraction(
-    phi: Floats, gradients: list[Floats], spacing: tuple[float, ...]
+    phi: Floats,
+    gradients: list[Floats],
+    spacing: tuple[float, ...],
+    rows: Floats | None = None,
 ) -> NDArray[np.float32]:
     """Return the fraction of each voxel with phi < 0.
 
     The wall in a voxel is the plane with the voxel's normal and the voxel's mean of phi,
     φ + Σ h_a² φ_aa / 24, which puts the volume cut off by a curved wall right to second order.
+    ``rows``, the distance of each row from an axis of revolution in rows, makes it the fraction of
+    the ring that a pixel sweeps.
     """
     near = np.abs(phi) < 0.5 * float(np.linalg.norm(spacing))
     part = np.stack([g[near] for g in gradients]).astype(np.float64)
     norm = np.maximum(np.sqrt(np.sum(part**2, axis=0)), 1e-6)
-    mean = phi[near] + sum(second_difference(phi, a)[near] for a in range(phi.ndim)) / 24.0
+    bends = (second_difference(phi, a, rows is not None)[near] for a in range(phi.ndim))
+    mean = phi[near] + sum(bends) / 24.0
     extent = np.abs(part / norm) * np.array(spacing)[:, None]
     result = (phi < 0).astype(np.float32)
-    result[near] = _cut_box(-mean / norm, extent)
+    if rows is None:
+        result[near] = _cut_box(-mean / norm, extent)
+        return result
+    row = np.broadcast_to(rows[:, None], phi.shape)[near]
+    place = (np.arange(STRIPS) + 0.5) / STRIPS - 0.5
+    rise = spacing[0] * part[0] / norm
+    extent[0] /= STRIPS
+    strips = [(1.0 + x / row) * _cut_box(-mean / norm - x * rise, extent) for x in place]
+    result[near] = np.clip(np.mean(strips, axis=0), 0.0, 1.0)
     return result
 
 
@@ -109,24 +156,32 @@ class Topology:
     genus: int
 
 
-def topology(mask: Flags) -> Topology:
+def topology(mask: Flags, rows: Floats | None = None) -> Topology:
     """Label the lumen (26-neighbours, 2-D: 8) and count its handles and cavities.
 
     χ = components - handles + cavities; genus is the number of handles (2-D: 0, χ counts holes).
+    ``rows``, the distances from an axis of revolution, say that the mask is a half plane: what
+    it sweeps is counted. There χ is the number of runs on the axis: a circle has none.
     """
     from scipy import ndimage
 
     from .solvers.topology import euler_number
 
     labels, count = ndimage.label(mask, structure=np.ones((3,) * mask.ndim, dtype=int))
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    weights = None if rows is None else np.broadcast_to(rows[:, None], mask.shape).ravel()
+    sizes = np.bincount(labels.ravel(), weights, minlength=count + 1)[1:]
     rank = np.zeros(count + 1, dtype=np.int64)
     rank[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, count + 1)
-    box = ndimage.find_objects(mask.astype(np.int8))
-    inner = np.pad(mask[box[0]], 1) if box else mask
-    euler = euler_number(inner) if box else 0
+    if rows is not None:
+        inner = np.pad(mask, ((0, 1), (1, 1)))
+        euler = int(np.count_nonzero(inner[0, 1:] & ~inner[0, :-1]))
+    else:
+        box = ndimage.find_objects(mask.astype(np.int8))
+        inner = np.pad(mask[box[0]], 1) if box else mask
+        euler = euler_number(inner) if box else 0
     cavities = int(ndimage.label(~inner)[1]) - 1
-    genus = count + cavities - euler if mask.ndim == 3 else 0
+    solid = mask.ndim == 3 or rows is not None
+    genus = count + cavities - euler if solid else 0
     return Topology(rank[labels], int(count), euler, genus)
 
 

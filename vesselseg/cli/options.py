@@ -131,6 +131,10 @@ class Options:
         list[str] | None,
         typer.Option(metavar="X,Y,Z", help="Opening across the lumen at a point of it."),
     ] = None
+    axis: Annotated[
+        str | None,
+        typer.Option(metavar="i|j|X,Y,Z,DX,DY,DZ", help="Axis of revolution of a 2-D scan."),
+    ] = None
     extension: Annotated[
         float | None, typer.Option(metavar="MM", help="Length of straight flow extensions.")
     ] = None
@@ -297,6 +301,14 @@ def points(texts: list[str] | None, count: int, option: str) -> list[list[float]
             raise ConfigError("normal of length zero", path=option, found=text)
         found.append(values)
     return found
+
+
+def revolution(text: str | None) -> str | list[float] | None:
+    """Read ``--axis``: i, j, or a point and a direction."""
+    if text is None or text in ("i", "j"):
+        return text
+    found = points([text], 6, "--axis")
+    return found[0] if found else None
 
 
 def _frame(text: str | None) -> int | Literal["mean"] | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .. import device
 from ..errors import ConfigError, DataError, EnvironmentFault, NumericalError
 from . import study
-from .options import Options, command, components, points, reading, settings
+from .options import Options, command, components, points, reading, revolution, settings
 from .terminal import Terminal, show
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def prior(terminal: Terminal, options: Options) -> None:
         "prior.cuts": points(options.cut, 6, "--cut"),
         "prior.seed_points": points(options.seed_point, 3, "--seed-point"),
         "prior.extension_mm": options.extension,
+        "prior.axis": revolution(options.axis),
     }
     config = settings(PipelineConfig, options, given)
     refining_device(config)
@@ -610,7 +611,7 @@ def model_lines(found: dict[str, Any]) -> list[str]:
 READING = "frame component part spacing nan_fill key roi"
 MACHINE = "device threads"
 VELOCITY = "velocity venc velocity_unit velocity_axes"
-BLOOD = f"{VELOCITY} cut seed_point extension"
+BLOOD = f"{VELOCITY} cut seed_point extension axis"
 TABLE = {
     demo: "output seed overwrite json " + MACHINE,
     prior: "input output start start_kind label components model accurate polarity config set "

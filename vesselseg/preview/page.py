@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..fields import Volume
 from ..grid import Grid
+from ..meridian import Meridian, mirrored, whole_grid
+from ..prior.revolved import on_axis
 from .panels import (
     AMBER,
     FAINT,
@@ -137,6 +139,7 @@ def scene_of(prior: BoundaryPrior, volume: Volume | None = None) -> Scene:
     grid, arrays = prior.grid, prior.arrays
     if volume is not None and volume.grid.mismatch_mm(grid) > 1e-3 * grid.h_min:
         raise DataError("scan and prior lie on different grids", found=volume.grid.shape_kji)
+    image = arrays.get("/images/magnitude") if volume is None else volume.values
     evidence = str(prior.attributes["/images/probability"]["source"])
     case_id = str(prior.attributes["/"]["case_id"])
     parts = int(prior.attributes["/geometry"]["n_components"])
@@ -146,7 +149,7 @@ def scene_of(prior: BoundaryPrior, volume: Volume | None = None) -> Scene:
         f"{parts} component" + ("s" if parts > 1 else ""),
         f"{ended} after {len(steps)} steps",
     )
-    return Scene(
+    scene = Scene(
         name=str(prior.provenance.get("input", {}).get("name", "")) or case_id,
         grid=grid,
         phi=prior.phi_mean_mm,
@@ -154,13 +157,32 @@ def scene_of(prior: BoundaryPrior, volume: Volume | None = None) -> Scene:
         vertices=prior.vertices_mm,
         faces=np.asarray(prior.faces),
         vertex_sigma=prior.vertex_std_mm,
-        image=arrays.get("/images/magnitude") if volume is None else volume.values,
+        image=image,
         probability=None if evidence == "derived" else arrays["/images/probability"],
         step_rms=steps,
         facts=facts,
         notes=prior.warnings,
         evidence=evidence,
         openings=_marks(prior),
+    )
+    return mirrored_scene(scene) if prior.axisymmetric else scene
+
+
+def mirrored_scene(scene: Scene) -> Scene:
+    """Return the whole plane of a half plane."""
+    meridian = Meridian.of(scene.grid.affine)
+    fields = {name: getattr(scene, name) for name in ("phi", "sigma", "image", "probability")}
+    bounds = ~on_axis(scene.vertices, scene.faces, meridian)
+    below = 2.0 * meridian.on_axis(scene.vertices) - scene.vertices
+    edges = scene.faces[bounds]
+    twice: dict[str, Any] = {name: None if f is None else mirrored(f) for name, f in fields.items()}
+    return replace(
+        scene,
+        grid=whole_grid(scene.grid),
+        vertices=np.concatenate([scene.vertices, below]),
+        faces=np.concatenate([edges, edges[:, ::-1] + len(below)]),
+        vertex_sigma=np.tile(scene.vertex_sigma, 2),
+        **twice,
     )
 
 

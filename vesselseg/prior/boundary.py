@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath, PureWindowsPath
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +27,17 @@ from ..errors import ConfigError, DataError, printable
 from ..fields import Probability, Refinement, Volume
 from ..flow import Flow, FlowSettings, pcmra, sigma_u
 from ..grid import Grid
+from ..meridian import Meridian, require_half_plane, upper
 from ..wall_geometry import smallest_radius
-from . import covariance, fields
+from . import covariance, fields, revolved
 from .centreline import centreline
+from .covariance import Elliptic
 from .cut import CAP_TOLERANCE, cap_areas, cut_wall
 from .inflow import Measured
-from .openings import Ends, find_openings, grid_labels, reordered
+from .openings import Ends, Opening, find_openings, grid_labels, reordered
 from .schema import FIXED_ROOT, KINDS, OPENING_UNITS, VERSION, VOLATILE
 from .section import Lumen
-from .surface import extract
+from .surface import CLOSURE, extract
 
 PathLike = str | os.PathLike[str]
 Floats = NDArray[np.floating]
@@ -77,6 +79,9 @@ class PriorSettings(Settings):
         Points of the lumen (RAS+, mm) to open it at, across its axis; the smaller part goes.
     extension_mm : float
         Length of straight flow extensions of the surface at every opening.
+    axis : six floats, "i", "j" or None
+        Axis of revolution of a 2-D scan: a point (RAS+, mm) and its direction, or the index axis
+        that it runs along, half a sample before the first one. See ``vesselseg.meridian.fold``.
     """
 
     m: int = Bounded(4, ge=2, le=8, multiple_of=2)
@@ -85,6 +90,7 @@ class PriorSettings(Settings):
     cuts: tuple[Six, ...] = Bounded((), strict=False)
     seed_points: tuple[Three, ...] = Bounded((), strict=False)
     extension_mm: float = Bounded(0.0, ge=0.0, le=1e4)
+    axis: Six | Literal["i", "j"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,11 +259,16 @@ class BoundaryPrior:
             raise ConfigError("bad number of modes", found=rank, need=need)
         return covariance.modes(*self._field(), rank, near, seed)
 
-    def _field(self) -> tuple[Floats, Floats, tuple[float, ...], float, int]:
+    def _field(self) -> tuple[Floats, Floats, Elliptic]:
         stored = self.attributes["/geometry/covariance"]
-        normaliser = self.arrays["/geometry/covariance/normaliser"]
         spacing = tuple(s * METRE_PER_MM for s in self.grid.spacing_mm)
-        return self.phi_std_m, normaliser, spacing, float(stored["ell_m"]), int(stored["m"])
+        operator = Elliptic(spacing, float(stored["ell_m"]), int(stored["m"]), self.axisymmetric)
+        return self.phi_std_m, self.arrays["/geometry/covariance/normaliser"], operator
+
+    @property
+    def axisymmetric(self) -> bool:
+        """Whether the fields lie on the half plane of an axis of revolution."""
+        return bool(self.attributes["/"]["geometry_kind"] == "axisymmetric")
 
     @property
     def grid(self) -> Grid:
@@ -372,6 +383,9 @@ def _assemble(
     _require_grid(grid, level.grid, *(None if o is None else o.grid for o in others))
     affine = np.array(grid.affine)
     affine[:3] *= METRE_PER_MM
+    if settings.axis is not None:
+        require_half_plane(grid, settings.axis)
+    meridian = None if settings.axis is None else Meridian.of(affine)
     spacing = fields.spacing_of(affine, grid.ndim)
     band_m = _band_m(level.band_mm, grid)
     phi = (np.clip(level.phi_mm, -level.band_mm, level.band_mm) * METRE_PER_MM).astype(np.float32)
@@ -382,25 +396,25 @@ def _assemble(
     ell = min(2.0 * max(spacing), max(0.5 * smallest, 0.5 * min(spacing)))
     ell = ell if settings.ell_mm is None else settings.ell_mm * METRE_PER_MM
 
-    arrays, lumen = fields.lumen(phi, affine, band_m)
-    normaliser = covariance.normaliser(phi.shape, spacing, ell, settings.m)
+    operator = Elliptic(spacing, ell, settings.m, meridian is not None)
+    arrays, lumen = fields.lumen(phi, affine, band_m, operator.revolved)
     arrays |= {
         "/grid/ijk_to_world": affine,
         "/geometry/phi_std": np.maximum(std, least_std).astype(np.float32),
-        "/geometry/covariance/normaliser": normaliser.astype(np.float32),
+        "/geometry/covariance/normaliser": operator.normaliser(phi.shape).astype(np.float32),
         "/images/magnitude": volume.values,
         "/quality/step_rms": np.array(steps, dtype=np.float32),
     }
     arrays["/images/probability"], source = _evidence(phi, arrays["/geometry/phi_std"], probability)
-    ends, surface = _boundary(arrays, affine, band_m, settings, (ell, settings.m))
-    blood, balance = _blood(arrays, affine, ends, volume, estimates, flow, flow_settings)
-    figures = fields.quality_figures(arrays)
+    ends, surface = _boundary(arrays, affine, band_m, settings, operator)
+    blood, balance = _blood(arrays, affine, ends, volume, estimates, flow, flow_settings, meridian)
+    figures = fields.quality_figures(arrays, operator.revolved)
     own = {
         NO_OPENINGS: not ends.openings,
         "the standard deviation is not calibrated": not estimates.get("calibrated"),
         f"the refinement did not converge: {refinement.reason.value}": not refinement.converged,
         f"the lumen has {lumen['n_components']} components": lumen["n_components"] > 1,
-        "the lumen leaves the field of view": any((a == 0).any() for a in _labels(arrays)),
+        "the lumen leaves the field of view": _leaves(arrays, meridian),
         "the narrowest lumen is less than 4 voxels wide": smallest < 2.0 * max(spacing),
         "standard deviations below a thousandth of a voxel were raised": std.min() < least_std,
         UNKNOWN_CYCLE: flow is not None and len(flow.u_ms) > 1 and not flow_settings.rr_s,
@@ -410,7 +424,7 @@ def _assemble(
     warnings = [text for text, holds in own.items() if holds] + notes
     attributes: dict[str, dict[str, Any]] = {
         "/": _root(volume, settings),
-        "/grid": fields.grid_attributes(affine, grid.shape_kji),
+        "/grid": fields.grid_attributes(affine, grid.shape_kji) | _axis_facts(meridian),
         "/geometry": lumen,
         "/geometry/phi_mean": {
             "band_halfwidth_m": band_m,
@@ -428,7 +442,7 @@ def _assemble(
             "kind": "elliptic",
             "ell_m": ell,
             "m": settings.m,
-            "bc": "zero flux at the faces of the box",
+            "bc": "zero flux at the faces of the box" + (", weight r" if meridian else ""),
         },
         "/boundary": {},
         "/boundary/openings": {"field_units": OPENING_UNITS},
@@ -455,17 +469,22 @@ def _blood(
     estimates: Mapping[str, float],
     flow: Flow | None,
     settings: FlowSettings,
+    meridian: Meridian | None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
     """Add measured velocity to the arrays; return its attributes and the balance of mass."""
     if flow is None:
         return {}, {"mass_balance": 0.0, "mass_balance_sigma": 0.0}
-    lumen = arrays["/geometry/phi_mean"] < 0
+    inside = arrays["/geometry/phi_mean"] < 0
     noise, psf = estimates.get("noise", 0.0), estimates.get("psf_voxels", DEFAULT_PSF)
-    sigma = sigma_u(volume.values, lumen, noise, flow, settings)
+    sigma = sigma_u(volume.values, inside, noise, flow, settings)
     arrays["/velocity/u"], arrays["/velocity/sigma_u"] = flow.u_ms, sigma
     arrays["/images/pcmra"] = pcmra(volume.values, flow)
-    measured = Measured(flow.u_ms, sigma, volume.values, psf, settings.nu)
-    caps, balance = fields.flow_through(arrays, affine, ends, measured, flow.times(settings.rr_s))
+    plane, plane_affine = revolved.unfolded(arrays, affine) if meridian else (arrays, affine)
+    u, sigma = plane["/velocity/u"], plane["/velocity/sigma_u"]
+    measured = Measured(u, sigma, plane["/images/magnitude"], psf, settings.nu)
+    lumen = Lumen(plane["/geometry/phi_mean"], plane_affine)
+    times = flow.times(settings.rr_s)
+    caps, balance = fields.flow_through(arrays, lumen, ends, measured, times, meridian)
     physics = {"nu_mean": settings.nu, "nu_std": settings.nu_std, "rho": settings.rho}
     facts = {"/velocity": _velocity_facts(flow, settings)}
     return {**facts, "/physics": {**physics, "model": "newtonian"}, **caps}, balance
@@ -485,18 +504,33 @@ def _boundary(
     affine: Floats,
     band_m: float,
     settings: PriorSettings,
-    covariance_of: tuple[float, int],
+    operator: Elliptic,
 ) -> tuple[Ends, dict[str, Any]]:
-    """Add openings, labels, surface and centreline to the arrays; return their attributes."""
-    lumen = Lumen(arrays["/geometry/phi_mean"], affine)
+    """Add openings, labels, surface and centreline to the arrays; return their attributes.
+
+    Of a revolved lumen the openings that come back are those of the mirrored plane.
+    """
+    meridian = Meridian.of(affine) if operator.revolved else None
+    plane, plane_affine = revolved.unfolded(arrays, affine) if meridian else (arrays, affine)
+    lumen = Lumen(plane["/geometry/phi_mean"], plane_affine)
     cuts = [(*(METRE_PER_MM * x for x in cut[:3]), *cut[3:]) for cut in settings.cuts]
     points = [tuple(METRE_PER_MM * x for x in point) for point in settings.seed_points]
     extension = settings.extension_mm * METRE_PER_MM
     ends = find_openings(lumen, cuts, points)
-    ends, wall, attributes = _cut_flat(arrays, lumen, ends, extension)
+    if meridian:
+        ends = revolved.symmetric(ends, lumen, meridian)
+    ends, wall, attributes = _cut_flat(plane, lumen, ends, extension)
+    domain, label = grid_labels(lumen, ends, band_m)
+    openings: tuple[Opening, ...] = ends.openings
+    if meridian:
+        wall, attributes = revolved.folded_surface(wall, affine)
+        domain, label = upper(domain), upper(label)
+        openings = tuple(revolved.ring(o, meridian) for o in openings)
+        axis = revolved.axis_line(arrays["/geometry/phi_mean"], domain, openings, affine)
+    else:
+        axis = centreline(lumen, ends)
     arrays |= wall
-    arrays["/boundary/domain"], arrays["/boundary/label"] = grid_labels(lumen, ends, band_m)
-    axis = centreline(lumen, ends)
+    arrays["/boundary/domain"], arrays["/boundary/label"] = domain, label
     arrays |= {
         "/centerline/points": axis.points,
         "/centerline/radius": axis.radius.astype(np.float32),
@@ -504,7 +538,7 @@ def _boundary(
         "/centerline/branch": axis.branch.astype(np.int32),
     }
     arrays["/boundary/openings"] = fields.openings_table(
-        arrays, affine, ends, covariance_of, extension
+        arrays, affine, openings, operator, extension
     )
     return ends, {"/surface": attributes, "/centerline": axis.facts()}
 
@@ -548,8 +582,19 @@ def _band_m(band_mm: float, grid: Grid) -> float:
     return half * METRE_PER_MM
 
 
-def _labels(arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-    return [a for p, a in arrays.items() if p in ("/surface/face_label", "/surface/edge_label")]
+def _leaves(arrays: Mapping[str, NDArray[Any]], meridian: Meridian | None) -> bool:
+    """Whether the surface is closed at the box anywhere but on an axis of revolution."""
+    cell = "face" if "/surface/faces" in arrays else "edge"
+    closure = arrays[f"/surface/{cell}s"][arrays[f"/surface/{cell}_label"] == CLOSURE]
+    if meridian is None:
+        return bool(len(closure))
+    return not revolved.on_axis(arrays["/surface/vertices"], closure, meridian).all()
+
+
+def _axis_facts(meridian: Meridian | None) -> dict[str, Any]:
+    if meridian is None:
+        return {}
+    return {"axis_origin_m": meridian.origin, "axis_direction": meridian.along}
 
 
 def _evidence(
@@ -567,11 +612,12 @@ def _evidence(
 
 def _root(volume: Volume, settings: PriorSettings) -> dict[str, Any]:
     ndim = volume.grid.ndim
+    kind = next(kind for kind, n in KINDS.items() if n == ndim)
     return {
         **FIXED_ROOT,
         "format_version": ".".join(map(str, VERSION)),
         "axes": "kji" if ndim == 3 else "ji",
-        "geometry_kind": next(kind for kind, n in KINDS.items() if n == ndim),
+        "geometry_kind": kind if settings.axis is None else "axisymmetric",
         "case_id": settings.case_id or _scan_digest(volume)[:16],
         "writer": f"vesselseg {__version__}",
         "content_sha256": "",

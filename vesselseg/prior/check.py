@@ -19,10 +19,12 @@ from .. import wall_geometry as geometry
 from ..errors import DataError
 from ..io.guard import read_bytes_checked
 from ..io.hdf5_guard import guard_hdf5
+from ..meridian import Meridian
 from .boundary import ABSOLUTE_PATH, BoundaryPrior
 from .cut import CAP_TOLERANCE
-from .fields import cap_points, columns_of, quality_figures, spacing_of
+from .fields import EDGE_VOXELS, cap_points, columns_of, edge_distance, quality_figures, spacing_of
 from .file import MAX_BYTES, decode, encode, is_assembly_link, semantic_fault
+from .revolved import ring_vectors, ring_volume
 from .surface import area_vectors, enclosed_volume, is_closed
 from .vtk import vtk_fault
 
@@ -61,6 +63,16 @@ class Subject:
     def h(self) -> float:
         """Largest voxel size."""
         return max(self.spacing)
+
+    @property
+    def rows(self) -> NDArray[np.float64] | None:
+        """Distances of the rows from an axis of revolution, in rows; None without one."""
+        return geometry.rows(len(self.phi)) if self.prior.axisymmetric else None
+
+    def areas(self, faces: NDArray[Any]) -> NDArray[np.floating]:
+        """Area times outward normal of faces, of an axis of revolution what they sweep."""
+        measure = ring_vectors if self.prior.axisymmetric else area_vectors
+        return measure(self.prior.vertices_m, faces, self.affine)
 
     @property
     def phi(self) -> NDArray[np.float32]:
@@ -118,7 +130,8 @@ def check(source: PathLike | BoundaryPrior, deep: bool = False) -> list[Finding]
         return [Finding(1, "readable", "error", False, error.line())]
     phi, affine = prior.phi_mean_m, prior.arrays["/grid/ijk_to_world"]
     spacing = spacing_of(affine, phi.ndim)
-    subject = Subject(prior, data, deep, affine, spacing, geometry.gradient(phi, spacing))
+    gradients = geometry.gradient(phi, spacing, prior.axisymmetric)
+    subject = Subject(prior, data, deep, affine, spacing, gradients)
     findings = [Finding(1, "readable", "error", not fault, fault or "whole and consistent")]
     findings += [Finding(1, "version", "warning", False, note) for note in prior.notes]
     for number, (name, examine) in INVARIANTS.items():
@@ -129,7 +142,7 @@ def check(source: PathLike | BoundaryPrior, deep: bool = False) -> list[Finding]
 
 def _topology(s: Subject) -> Iterator[Outcome]:
     mask = s.phi < 0
-    found, stored = geometry.topology(mask), s.of("/geometry")
+    found, stored = geometry.topology(mask, s.rows), s.of("/geometry")
     figures = {n: getattr(found, n) for n in ("n_components", "euler", "genus")}
     wrong = [f"{n} {stored[n]}, is {v}" for n, v in figures.items() if stored[n] != v]
     wrong += ["mask"] if not np.array_equal(s.array("/geometry/mask") != 0, mask) else []
@@ -177,28 +190,38 @@ def _volume_fraction(s: Subject) -> Iterator[Outcome]:
     far = np.abs(s.phi) > 0.5 * float(np.linalg.norm(s.spacing))
     exact = bool(np.array_equal(fraction[far], (s.phi < 0)[far]))
     inside = bool(fraction.min() >= 0.0 and fraction.max() <= 1.0)
-    ratio = fraction.sum() / max(_supersampled_voxels(s.phi), 1e-12)
-    stored = float(s.of("/geometry")["volume_m3"]) / (fraction.sum() * float(np.prod(s.spacing)))
+    size = geometry.voxels(s.phi.shape, s.spacing, s.rows)
+    volume = float((fraction * size).sum())
+    ratio = volume / max(_supersampled_volume(s, size), 1e-30)
+    stored = float(s.of("/geometry")["volume_m3"]) / max(volume, 1e-30)
     ok = exact and inside and abs(ratio - 1) <= 0.01 and abs(stored - 1) <= ROUNDING
     text = f"sum / sub-voxel volume {ratio:.4f}, stored volume / sum {stored:.4f}"
     yield "error", ok, text + ("" if exact and inside else "; values out of place")
 
 
-def _supersampled_voxels(phi: NDArray[np.floating]) -> float:
-    """Volume of phi < 0 in voxels: four sub-samples an axis of the cubic spline, near the wall."""
+def _supersampled_volume(s: Subject, size: NDArray[np.float64]) -> float:
+    """Volume of phi < 0, m³: four sub-samples an axis of the cubic spline, near the wall.
+
+    A sub-sample counts by its depth over its own width across the wall. ``size`` is that of each
+    voxel; of a ring a sub-sample has the share of its own circle.
+    """
     from scipy import ndimage
 
-    near = (ndimage.maximum_filter(phi, 3) >= 0) & (ndimage.minimum_filter(phi, 3) < 0)
-    spline = ndimage.spline_filter(phi.astype(np.float64), order=3, mode="nearest")
+    near = (ndimage.maximum_filter(s.phi, 3) >= 0) & (ndimage.minimum_filter(s.phi, 3) < 0)
+    spline = ndimage.spline_filter(s.phi.astype(np.float64), order=3, mode="nearest")
     where = np.argwhere(near).T.astype(np.float64)
-    offsets = (np.indices((4,) * phi.ndim).reshape(phi.ndim, -1).T - 1.5) / 4.0
+    offsets = (np.indices((4,) * s.phi.ndim).reshape(s.phi.ndim, -1).T - 1.5) / 4.0
+    widths = [np.abs(g[near]) * h / 4.0 for g, h in zip(s.gradients, s.spacing, strict=True)]
+    width = np.maximum(np.sum(widths, axis=0), 1e-3 * s.h)
     inside = 0.0
     for offset in offsets:
         value = ndimage.map_coordinates(
             spline, where + offset[:, None], order=3, prefilter=False, mode="nearest"
         )
-        inside += float(np.count_nonzero(value < 0)) / len(offsets)
-    return inside + float(np.count_nonzero((phi < 0) & ~near))
+        share = np.clip(0.5 - value / width, 0.0, 1.0)
+        share *= 1.0 if s.rows is None else 1.0 + offset[0] / s.rows[where[0].astype(int)]
+        inside += float((share * size[near]).sum()) / len(offsets)
+    return inside + float(size[(s.phi < 0) & ~near].sum())
 
 
 def _closed_surface(s: Subject) -> Iterator[Outcome]:
@@ -206,10 +229,15 @@ def _closed_surface(s: Subject) -> Iterator[Outcome]:
     if faces.size == 0 or faces.min() < 0 or faces.max() >= len(points):
         yield "error", False, "faces name vertices that do not exist, or there are none"
         return
-    areas = area_vectors(points, faces, s.affine)
+    areas = s.areas(faces)
     total = float(np.linalg.norm(areas, axis=1).sum())
-    rest = float(np.linalg.norm(areas.sum(axis=0))) / max(total, 1e-300)
-    volume = enclosed_volume(points, faces, s.affine)
+    left = areas.sum(axis=0)
+    if s.prior.axisymmetric:  # across the axis a circle adds up to nothing
+        left = left @ Meridian.of(s.affine).along
+        volume = ring_volume(points, faces, s.affine)
+    else:
+        volume = enclosed_volume(points, faces, s.affine)
+    rest = float(np.linalg.norm(left)) / max(total, 1e-300)
     closed = is_closed(faces) and bool(s.of("/surface")["watertight"])
     text = f"closed {closed}, volume {volume:.4g}, |sum of area vectors| / area {rest:.1e}"
     yield "error", closed and volume > 0.0 and rest <= 1e-6, text
@@ -256,7 +284,7 @@ def _caps(s: Subject) -> Iterator[Outcome]:
         if not len(used):  # the matter of number 9
             continue
         height = (points[used] - row["centre_m"]) @ normal - row["extension_m"]
-        total = area_vectors(points, cap, s.affine).sum(axis=0)
+        total = s.areas(cap).sum(axis=0)
         area = float(np.linalg.norm(total))
         rough = float(np.sqrt(np.mean(height**2)))
         faults = {
@@ -279,8 +307,9 @@ def _across(s: Subject) -> Iterator[Outcome]:
         yield "warning", angle <= 10.0, f"{name} {angle:.1f} degrees off across the lumen, want 10"
         rim = s.prior.vertices_m[np.unique(s.prior.faces[s.cell_label == row["label"]])]
         index = s.index(rim - row["extension_m"] * row["normal_out"])
-        edge = np.minimum(index, np.array(s.phi.shape) - 1 - index) * np.array(s.spacing)
-        near = bool(len(edge)) and float(edge.min()) < 4.0 * s.h
+        near = bool(len(rim)) and (
+            edge_distance(index, s.spacing, s.phi.shape, s.prior.axisymmetric) < EDGE_VOXELS * s.h
+        )
         yield "warning", bool(row["at_fov_edge"]) or not near, f"{name} and the edge of the scan"
     if not len(s.openings):
         yield "warning", True, "no openings"
@@ -377,14 +406,15 @@ def _interior(s: Subject) -> Iterator[Outcome]:
     value = _phi_at(s, point[None])[0]
     yield "error", value < 0.0, f"phi at the interior point {value / s.h:.2f} h"
     if "/centerline/points" in s.prior.arrays:
-        worst = float(_phi_at(s, s.array("/centerline/points")).max())
+        worst = float(_phi_at(s, s.array("/centerline/points")).max(initial=-s.h))
         yield "error", worst < 0.0, f"largest phi on the centreline {worst / s.h:.2f} h"
 
 
 def _phi_at(s: Subject, points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Phi at world points, positive outside the grid."""
     index = s.index(points)
-    inside = ((index >= -0.5) & (index <= np.array(s.phi.shape) - 0.5)).all(axis=1)
+    far = np.array(s.phi.shape) - 0.5
+    inside = ((index >= -0.5 - ROUNDING) & (index <= far + ROUNDING)).all(axis=1)
     return np.where(inside, geometry.interpolate(s.phi, index), s.h)
 
 
@@ -396,7 +426,7 @@ def _vtkhdf(s: Subject) -> Iterator[Outcome]:
 
 def _quality(s: Subject) -> Iterator[Outcome]:
     stored = {**s.of("/quality"), "eikonal_rms": s.of("/geometry/phi_mean")["eikonal_rms"]}
-    figures = quality_figures(s.prior.arrays)
+    figures = quality_figures(s.prior.arrays, s.prior.axisymmetric)
     wrong = [
         f"{name}: stored {stored[name]:.5g}, is {value:.5g}"
         for name, value in figures.items()

@@ -8,6 +8,8 @@ Lindström, J. R. Stat. Soc. B 73 (2011) 423, section 2.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,75 +21,77 @@ OVERSAMPLED = 10
 POWER_STEPS = 4
 
 
-def eigenvalues(
-    shape: tuple[int, ...], spacing: tuple[float, ...], ell: float
-) -> NDArray[np.float64]:
-    """Return λ of A on the cosine modes, in the shape of the grid."""
-    total = np.ones(shape)
-    for axis, (n, h) in enumerate(zip(shape, spacing, strict=True)):
-        wave = (2.0 * ell / h * np.sin(np.pi * np.arange(n) / (2 * n))) ** 2
-        total += wave.reshape([-1 if a == axis else 1 for a in range(len(shape))])
-    return total
-
-
-def normaliser(
-    shape: tuple[int, ...], spacing: tuple[float, ...], ell: float, m: int
-) -> NDArray[np.float64]:
-    """Return s = √diag(K), the discrete diagonal itself.
-
-    K_ii = Σ_k λ(k)⁻ᵐ Π_a c_a(k_a, i_a)², where c is the orthonormal cosine basis: the squared
-    basis is applied along one axis after the other.
+@dataclass(frozen=True)
+class Elliptic:
+    """The operator A and the order of K.
 
     Parameters
     ----------
-    shape : tuple of int
-        Grid, array order.
     spacing : tuple of float
-        Voxel size per array axis, in the unit of ``ell``.
+        Voxel size per array axis.
     ell : float
-        Correlation length ℓ.
+        Correlation length ℓ, in the unit of the spacing.
     m : int
         Order, larger than half the dimension.
+    revolved : bool
+        Whether the first axis is the distance from an axis of revolution, from half a sample on.
     """
-    total = eigenvalues(shape, spacing, ell) ** -m
-    for axis, n in enumerate(shape):
-        moved = np.tensordot(_squared_cosines(n), total, axes=(1, axis))
-        total = np.moveaxis(moved, 0, axis)
-    return np.ascontiguousarray(np.sqrt(total))
 
+    spacing: tuple[float, ...]
+    ell: float
+    m: int
+    revolved: bool = False
 
-def apply_power(
-    values: Any, spacing: tuple[float, ...], ell: float, power: float
-) -> NDArray[np.float64]:
-    """Return A^power applied to a field on the grid."""
-    from scipy.fft import dctn, idctn
+    def eigenvalues(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """Return λ of A (revolved: of B) on its modes, in the shape of the grid."""
+        total = np.ones(shape)
+        for axis, (n, h) in enumerate(zip(shape, self.spacing, strict=True)):
+            if self.revolved and axis == 0:
+                wave = (self.ell / h) ** 2 * _radial_modes(n)[0]
+            else:
+                wave = (2.0 * self.ell / h * np.sin(np.pi * np.arange(n) / (2 * n))) ** 2
+            total += wave.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+        return total
 
-    field = np.asarray(values, dtype=np.float64)
-    modes = dctn(field, norm="ortho", overwrite_x=False)
-    modes *= eigenvalues(field.shape, spacing, ell) ** power
-    result: NDArray[np.float64] = idctn(modes, norm="ortho", overwrite_x=True)
-    return result
+    def normaliser(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """Return s = √diag(K) (revolved: √diag(B⁻ᵐ)), the discrete diagonal itself.
+
+        K_ii = Σ_k λ(k)⁻ᵐ Π_a c_a(k_a, i_a)², where c is the orthonormal basis of an axis: the
+        squared basis is applied along one axis after the other.
+        """
+        total = self.eigenvalues(shape) ** -self.m
+        for axis, n in enumerate(shape):
+            radial = self.revolved and axis == 0
+            squares = _radial_modes(n)[1] ** 2 if radial else _squared_cosines(n)
+            total = np.moveaxis(np.tensordot(squares, total, axes=(1, axis)), 0, axis)
+        return np.ascontiguousarray(np.sqrt(total))
+
+    def apply_power(self, values: Any, power: float) -> NDArray[np.float64]:
+        """Return A^power (revolved: B^power) applied to a field on the grid."""
+        from scipy.fft import dctn, idctn
+
+        field = np.asarray(values, dtype=np.float64)
+        axes = tuple(range(int(self.revolved), field.ndim))
+        basis = _radial_modes(len(field))[1] if self.revolved else None
+        modes = field if basis is None else basis.T @ field
+        modes = dctn(modes, axes=axes, norm="ortho")
+        modes *= self.eigenvalues(field.shape) ** power
+        result: NDArray[np.float64] = idctn(modes, axes=axes, norm="ortho", overwrite_x=True)
+        return result if basis is None else basis @ result
 
 
 def draw(
-    std: Floats,
-    normal: Floats,
-    spacing: tuple[float, ...],
-    ell: float,
-    m: int,
-    rng: np.random.Generator,
+    std: Floats, normal: Floats, operator: Elliptic, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """Return one draw D A^(-m/2) ξ with ξ ~ N(0, I) and D = diag(std / normaliser)."""
     white = rng.standard_normal(std.shape)
-    return apply_power(white, spacing, ell, -m / 2) * (std / normal)
+    return operator.apply_power(white, -operator.m / 2) * (std / normal)
 
 
 def modes(
     std: Floats,
     normal: Floats,
-    spacing: tuple[float, ...],
-    ell: float,
-    m: int,
+    operator: Elliptic,
     rank: int,
     where: NDArray[np.bool_],
     seed: int = 0,
@@ -119,7 +123,7 @@ def modes(
         for column in range(vectors.shape[1]):
             field = np.zeros(std.size)
             field[index] = vectors[:, column] * scale[index]
-            field = apply_power(field.reshape(std.shape), spacing, ell, -m).ravel()
+            field = operator.apply_power(field.reshape(std.shape), -operator.m).ravel()
             out[:, column] = field[index] * scale[index]
         return out
 
@@ -135,12 +139,10 @@ def modes(
     return vectors.reshape(-1, *std.shape), np.asarray(values[order], dtype=np.float64)
 
 
-def log_density(
-    offset: Floats, std: Floats, normal: Floats, spacing: tuple[float, ...], ell: float, m: int
-) -> float:
+def log_density(offset: Floats, std: Floats, normal: Floats, operator: Elliptic) -> float:
     """Return -½ |A^(m/2) D⁻¹ offset|²: the log density without its constant."""
     scaled = np.asarray(offset, dtype=np.float64) * (normal / np.asarray(std, dtype=np.float64))
-    return -0.5 * float(np.sum(apply_power(scaled, spacing, ell, m / 2) ** 2))
+    return -0.5 * float(np.sum(operator.apply_power(scaled, operator.m / 2) ** 2))
 
 
 def functional_std(
@@ -148,9 +150,7 @@ def functional_std(
     weights: Floats,
     std: Floats,
     normal: Floats,
-    spacing: tuple[float, ...],
-    ell: float,
-    m: int,
+    operator: Elliptic,
 ) -> float:
     """Return the s.d. of Σ w_k φ(x_k): |A^(-m/2) D w| with w spread linearly over the samples.
 
@@ -164,8 +164,9 @@ def functional_std(
     """
     shape = np.array(std.shape)
     index = np.clip(index, 0, shape - 1)
-    reach = np.ceil(6.0 * ell / np.array(spacing)).astype(int) + 2
+    reach = np.ceil(6.0 * operator.ell / np.array(operator.spacing)).astype(int) + 2
     low = np.maximum(np.floor(index.min(axis=0)).astype(int) - reach, 0)
+    low[0] *= not operator.revolved  # a box that begins elsewhere has another axis
     high = np.minimum(np.ceil(index.max(axis=0)).astype(int) + reach + 1, shape)
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     base = np.minimum(np.floor(index).astype(int), shape - 2)
@@ -175,7 +176,7 @@ def functional_std(
         part = np.where(np.array(corner) == 1, share, 1.0 - share).prod(axis=1)
         np.add.at(spread, tuple((base + corner - low).T), weights * part)
     scaled = spread * (np.asarray(std[box], dtype=np.float64) / normal[box])
-    return float(np.linalg.norm(apply_power(scaled, spacing, ell, -m / 2)))
+    return float(np.linalg.norm(operator.apply_power(scaled, -operator.m / 2)))
 
 
 def _squared_cosines(n: int) -> NDArray[np.float64]:
@@ -184,3 +185,21 @@ def _squared_cosines(n: int) -> NDArray[np.float64]:
     basis = (1.0 + np.cos(angle)) / n
     basis[:, 0] = 1.0 / n
     return basis
+
+
+@cache
+def _radial_modes(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return eigenvalues and modes (row, mode) of -h² r^(1/2) Δ_r r^(-1/2) on n rows.
+
+    Row j lies at r = (j + 1/2) h; the flux between rows j - 1 and j carries the weight j h, so
+    none crosses the axis.
+    """
+    from scipy.linalg import eigh_tridiagonal
+
+    row = np.arange(n)
+    flux = np.append(row, 0.0)  # below each row, and none above the last
+    values, modes = eigh_tridiagonal(
+        (flux[:-1] + flux[1:]) / (row + 0.5),
+        -flux[1:-1] / np.sqrt((row[1:] - 0.5) * (row[1:] + 0.5)),
+    )
+    return np.maximum(values, 0.0), modes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from .. import wall_geometry as geometry
 from ..errors import DataError, NoInterfaceError
+from ..meridian import Meridian
 from . import covariance
+from .covariance import Elliptic
 from .cut import Wall
 from .inflow import LENGTH, Measured, Profile, fit_profile
 from .openings import FIRST_LABEL, Ends, Opening
@@ -55,20 +57,26 @@ def grid_attributes(affine: Floats, shape: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def lumen(phi: NDArray[np.float32], affine: Floats, band_m: float) -> tuple[Arrays, dict[str, Any]]:
-    """Return the datasets of /geometry that follow from phi, and the attributes."""
+def lumen(
+    phi: NDArray[np.float32], affine: Floats, band_m: float, revolved: bool = False
+) -> tuple[Arrays, dict[str, Any]]:
+    """Return the datasets of /geometry that follow from phi, and the attributes.
+
+    ``revolved``: phi lies on the half plane of an axis.
+    """
     mask = phi < 0
+    rows = geometry.rows(len(phi)) if revolved else None
     if not mask.any() or mask.all():
         raise NoInterfaceError("no wall", found="no lumen" if not mask.any() else "lumen only")
-    shape = geometry.topology(mask)
+    shape = geometry.topology(mask, rows)
     if shape.n_components > MAX_COMPONENTS:
         found, need = shape.n_components, f"at most {MAX_COMPONENTS}"
         remedy = "keep fewer components or remove islands"
         raise DataError("too many lumen components", found=found, need=need, remedy=remedy)
     spacing = spacing_of(affine, phi.ndim)
-    gradients = geometry.gradient(phi, spacing)
+    gradients = geometry.gradient(phi, spacing, revolved)
     band = np.abs(phi) <= band_m
-    fraction = geometry.inner_fraction(phi, gradients, spacing)
+    fraction = geometry.inner_fraction(phi, gradients, spacing, rows)
     depth = geometry.depth(phi, spacing)
     deepest = np.array(np.unravel_index(np.argmax(depth), phi.shape), dtype=float)
     arrays: Arrays = {
@@ -77,14 +85,14 @@ def lumen(phi: NDArray[np.float32], affine: Floats, band_m: float) -> tuple[Arra
         "/geometry/component": shape.component.astype(np.uint8),
         "/geometry/volume_fraction": fraction,
         "/geometry/normal": geometry.unit_normals(gradients, band, columns_of(affine)),
-        "/geometry/curvature": geometry.mean_curvature(phi, gradients, spacing, band),
+        "/geometry/curvature": geometry.mean_curvature(phi, gradients, spacing, band, rows),
         "/geometry/band_index": np.flatnonzero(band),
     }
     attributes = {
         "n_components": shape.n_components,
         "euler": shape.euler,
         "genus": shape.genus,
-        "volume_m3": float(fraction.sum(dtype=np.float64) * np.prod(spacing)),
+        "volume_m3": float((fraction * geometry.voxels(phi.shape, spacing, rows)).sum()),
         "interior_point_m": to_world(deepest[None], affine)[0],
         "max_radius_m": float(depth.max()),
     }
@@ -137,28 +145,25 @@ def wall(
 def openings_table(
     arrays: Mapping[str, NDArray[Any]],
     affine: Floats,
-    ends: Ends,
-    covariance_of: tuple[float, int],
+    openings: Sequence[Opening],
+    operator: Elliptic,
     extension_m: float,
 ) -> NDArray[Any]:
     """Return the table of openings; the fields of the flow are zero.
 
-    ``covariance_of`` is (ℓ, m). The s.d. of an area is that of the integral of the wall's
-    displacement around the rim.
+    The s.d. of an area is that of the integral of the wall's displacement around the rim.
     """
     lumen = Lumen(arrays["/geometry/phi_mean"], affine)
-    last = np.array(lumen.phi.shape) - 1
-    table = np.zeros(len(ends.openings), dtype=OPENING)
-    for number, (row, opening) in enumerate(zip(table, ends.openings, strict=True)):
-        index = lumen.index(opening.rim)
-        edge = min(
-            float(((last - index) * lumen.spacing).min()), float((index * lumen.spacing).min())
+    table = np.zeros(len(openings), dtype=OPENING)
+    for number, (row, opening) in enumerate(zip(table, openings, strict=True)):
+        edge = edge_distance(
+            lumen.index(opening.rim), lumen.spacing, lumen.phi.shape, operator.revolved
         )
         row["label"], row["name"] = FIRST_LABEL + number, f"opening_{number + 1}".encode()
         row["at_fov_edge"] = edge < EDGE_VOXELS * lumen.h
         row["centre_m"], row["normal_out"] = opening.centre, opening.normal
         row["area_m2"], row["radius_m"] = opening.area, opening.radius
-        row["area_std_m2"] = area_std(arrays, lumen, opening, covariance_of)
+        row["area_std_m2"] = area_std(arrays, lumen, opening, operator)
         row["perimeter_m"], row["roundness"] = opening.perimeter, opening.roundness
         row["planarity_rms_m"] = float(np.sqrt(np.mean(opening.height(opening.rim) ** 2)))
         row["extension_m"] = extension_m
@@ -169,35 +174,57 @@ def area_std(
     arrays: Mapping[str, NDArray[Any]],
     lumen: Lumen,
     opening: Opening,
-    covariance_of: tuple[float, int],
+    operator: Elliptic,
 ) -> float:
     """Return the s.d. of the area of an opening, m² (2-D: of its width, m)."""
+    rim = opening.rim
+    lengths = rim_lengths(rim)
+    if operator.revolved:
+        lengths = 2.0 * np.pi * np.abs(Meridian.of(lumen.affine).radius(rim))
     return covariance.functional_std(
-        lumen.index(opening.rim),
-        rim_lengths(opening.rim),
+        lumen.index(rim),
+        lengths,
         arrays["/geometry/phi_std"],
         arrays["/geometry/covariance/normaliser"],
-        lumen.spacing,
-        *covariance_of,
+        operator,
     )
+
+
+def edge_distance(
+    index: Floats, spacing: tuple[float, ...], shape: tuple[int, ...], revolved: bool
+) -> float:
+    """Return how near points (n, ndim) come to the edge of the grid, m; an axis is none."""
+    above = (np.array(shape) - 1 - index) * spacing
+    below = (index * spacing)[:, int(revolved) :]
+    return float(min(above.min(), below.min()))
 
 
 def rim_lengths(rim: Floats) -> Floats:
     """Return the length of rim that belongs to each of its points; one in 2-D."""
-    if len(rim) == 2:
-        return np.ones(2)
+    if len(rim) <= 2:
+        return np.ones(len(rim))
     ahead = np.linalg.norm(np.roll(rim, -1, axis=0) - rim, axis=1)
     return np.asarray((ahead + np.roll(ahead, 1)) / 2)
 
 
 def flow_through(
     arrays: Arrays,
-    affine: Floats,
+    lumen: Lumen,
     ends: Ends,
     measured: Measured,
     times: Floats,
+    meridian: Meridian | None = None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
     """Add the flow of every opening to the arrays and to the table; name inlets and outlets.
+
+    Parameters
+    ----------
+    arrays : dict
+    lumen, ends, measured
+        Of a revolved lumen those of the mirrored plane.
+    times : (nt,)
+    meridian : Meridian, optional
+        The half plane of a revolved lumen.
 
     Returns
     -------
@@ -206,13 +233,13 @@ def flow_through(
     balance : dict
         Sum of the flows out of the domain and its s.d., m³/s.
     """
-    lumen = Lumen(arrays["/geometry/phi_mean"], affine)
     table = arrays["/boundary/openings"].copy()
     profiles: dict[int, tuple[Floats, Profile]] = {}
     for number, opening in enumerate(ends.openings):
         row = table[number]
         points, on_rim = cap_points(arrays, row)
-        profile = fit_profile(lumen, opening, measured, float(row["area_std_m2"]), points)
+        shift = float(row["area_std_m2"] / max(row["perimeter_m"], 1e-30))
+        profile = fit_profile(lumen, opening, measured, shift, points, meridian)
         if profile is None:
             continue
         for array in (profile.u_mean, profile.u_std):
@@ -273,15 +300,16 @@ def cap_points(
     cell = "face" if "/surface/faces" in arrays else "edge"
     faces, label = arrays[f"/surface/{cell}s"], arrays[f"/surface/{cell}_label"]
     used = np.unique(faces[label == row["label"]])
-    rim = np.isin(used, faces[label != row["label"]])
+    rim = np.isin(used, faces[label == WALL])
     points: Floats = arrays["/surface/vertices"][used] - row["extension_m"] * row["normal_out"]
     if cell == "edge":  # a segment has no inner vertices: nine points along it
         share = np.linspace(0.0, 1.0, 9)[:, None]
-        points, rim = points[0] + share * (points[-1] - points[0]), np.arange(9) % 8 == 0
+        points = points[0] + share * (points[-1] - points[0])
+        rim = np.array([rim[0], *[False] * 7, rim[-1]])
     return np.asarray(points, dtype=np.float64), rim
 
 
-def quality_figures(arrays: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+def quality_figures(arrays: Mapping[str, NDArray[Any]], revolved: bool = False) -> dict[str, float]:
     """Compute the stored figures of merit from the stored fields.
 
     ``eikonal_*``: mean, maximum and rms of |‖∇φ‖ - 1| within three voxels of the wall;
@@ -290,7 +318,7 @@ def quality_figures(arrays: Mapping[str, NDArray[Any]]) -> dict[str, float]:
     """
     phi = arrays["/geometry/phi_mean"]
     spacing = spacing_of(arrays["/grid/ijk_to_world"], phi.ndim)
-    gradients, h = geometry.gradient(phi, spacing), max(spacing)
+    gradients, h = geometry.gradient(phi, spacing, revolved), max(spacing)
     mean, worst, rms = geometry.slope_error(gradients, np.abs(phi) < 3 * h)
     normal, image = arrays["/geometry/normal"], arrays.get("/images/magnitude")
     return {

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..grid import check_affine
 from ..io.hdf5_guard import DAMAGED, guard_hdf5, read_array
+from ..meridian import Meridian
 from ..wall_geometry import gradient
 from .fields import spacing_of
 from .schema import (
@@ -131,12 +132,15 @@ def semantic_fault(arrays: Arrays, attributes: Attributes) -> str:
     for path, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             return f"{path}: not a number or infinite values"
+    kind = attributes["/"]["geometry_kind"]
     fault = _grid_fault(arrays["/grid/ijk_to_world"], attributes["/grid"])
+    fault = fault or _axis_fault(arrays["/grid/ijk_to_world"], attributes["/grid"], kind)
     if fault:
         return fault
     phi, mask = arrays["/geometry/phi_mean"], arrays["/geometry/mask"] != 0
     spacing = spacing_of(arrays["/grid/ijk_to_world"], phi.ndim)
-    slope = np.sqrt(np.sum(np.square(gradient(phi, spacing)), axis=0))
+    revolved = kind == "axisymmetric"
+    slope = np.sqrt(np.sum(np.square(gradient(phi, spacing, revolved)), axis=0))
     near = np.abs(phi) < 3 * max(spacing)
     median = float(np.median(slope[near])) if near.any() else 0.0
     if not 0.8 <= median <= 1.2:
@@ -167,6 +171,22 @@ def _grid_fault(affine: NDArray[np.float64], stored: Mapping[str, Any]) -> str:
         check_affine(affine * np.array([[1e3], [1e3], [1e3], [1.0]]))
     except DataError as error:
         return error.line()
+    return ""
+
+
+def _axis_fault(affine: NDArray[np.float64], stored: Mapping[str, Any], kind: str) -> str:
+    """Return what is wrong with the axis of a revolved lumen; no other kind has one."""
+    names = ("axis_origin_m", "axis_direction")
+    given = [name for name in names if name in stored]
+    if kind != "axisymmetric":
+        return f"{given[0]} of /grid belongs to geometry_kind axisymmetric" if given else ""
+    if len(given) < len(names):
+        return f"attribute {next(n for n in names if n not in given)} of /grid missing"
+    meridian, step = Meridian.of(affine), float(np.linalg.norm(affine[:3, 1]))
+    away = np.asarray(stored[names[0]]) - meridian.origin
+    wrong = np.linalg.norm(away - (away @ meridian.along) * meridian.along) > 1e-6 * step
+    if wrong or np.abs(np.asarray(stored[names[1]]) - meridian.along).max() > 1e-6:
+        return "the axis disagrees with ijk_to_world: it lies half a sample before the first row"
     return ""
 
 

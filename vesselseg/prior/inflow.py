@@ -13,7 +13,8 @@ from itertools import combinations_with_replacement
 import numpy as np
 from numpy.typing import NDArray
 
-from .openings import Opening, around
+from ..meridian import Meridian
+from .openings import Opening, around, crosses
 from .section import Floats, Lumen
 
 DEEP = 0.5  # radii of vessel on each side of the plane whose voxels are used
@@ -67,28 +68,39 @@ class Profile:
 
 
 def fit_profile(
-    lumen: Lumen, opening: Opening, measured: Measured, area_std: float, points: Floats
+    lumen: Lumen,
+    opening: Opening,
+    measured: Measured,
+    shift: float,
+    points: Floats,
+    meridian: Meridian | None = None,
 ) -> Profile | None:
     """Fit the profile of an opening; None where too few voxels tell of it.
 
     Parameters
     ----------
-    area_std : float
-        s.d. of the opening's area: the wall's share in the s.d. of the flow.
+    lumen, opening, measured
+        Of a revolved lumen those of the mirrored plane.
+    shift : float
+        s.d. of the opening's area over its rim, m: the wall's share in the s.d. of the flow.
     points : (np, 3)
         World points of the plane where the profile is wanted.
+    meridian : Meridian, optional
+        The half plane of a revolved lumen: only its own voxels count, flows are those of rings.
     """
     where = _voxels(lumen, opening)
+    if meridian is not None:
+        where = where[meridian.radius(lumen.world(where.astype(np.float64))) > 0.0]
     if len(where) < VOXELS_PER_TERM:
         return None
     index = tuple(where.T)
-    terms = min(_terms(lumen.ndim - 1), max(1, len(where) // VOXELS_PER_TERM))
+    powers = _powers(lumen, opening, meridian)
+    terms = min(len(powers), max(1, len(where) // VOXELS_PER_TERM))
     sigma = measured.sigma[index].astype(np.float64)
     values = measured.u[(slice(None), *index)].astype(np.float64)
-    shift = area_std / max(opening.perimeter, 1e-30)
     fits = []
     for offset in (0.0, shift, -shift):
-        shape, volume = _basis(lumen, opening, offset, terms)
+        shape, volume = _basis(opening, offset, powers[:terms], meridian)
         seen = _blurred(lumen, opening, measured, shape, offset)
         design = _sampled(opening, seen, lumen.world(where.astype(np.float64)))
         rows = design / sigma[:, None]
@@ -117,8 +129,11 @@ def fit_profile(
     )
 
 
-def _terms(dims: int) -> int:
-    return (dims + 1) * (dims + 2) // 2
+def _powers(lumen: Lumen, opening: Opening, meridian: Meridian | None) -> list[tuple[int, ...]]:
+    """Return the polynomials of a profile as the axes that are multiplied; even across an axis."""
+    every = [c for n in range(3) for c in combinations_with_replacement(range(lumen.ndim - 1), n)]
+    across = meridian is not None and crosses(opening, meridian)
+    return [power for power in every if not (across and len(power) % 2)]
 
 
 def _voxels(lumen: Lumen, opening: Opening) -> NDArray[np.int64]:
@@ -131,7 +146,9 @@ def _voxels(lumen: Lumen, opening: Opening) -> NDArray[np.int64]:
     return np.asarray(index[near & lumen.mask[box]])
 
 
-def _basis(lumen: Lumen, opening: Opening, offset: float, terms: int) -> tuple[Floats, Floats]:
+def _basis(
+    opening: Opening, offset: float, powers: list[tuple[int, ...]], meridian: Meridian | None
+) -> tuple[Floats, Floats]:
     """Return the terms on the samples of the plane (k, ...) and their integrals.
 
     ``offset`` moves the wall outward.
@@ -143,15 +160,17 @@ def _basis(lumen: Lumen, opening: Opening, offset: float, terms: int) -> tuple[F
     half = (len(phi) - 1) // 2
     ticks = (np.arange(len(phi)) - half) * plane.step / opening.radius
     mesh = np.meshgrid(*[ticks] * phi.ndim, indexing="ij")
-    powers = [c for n in range(3) for c in combinations_with_replacement(range(phi.ndim), n)]
     shape = np.stack(
         [
             depth * (2.0 - depth) * np.prod([mesh[a] for a in power] or [np.ones_like(phi)], axis=0)
-            for power in powers[:terms]
+            for power in powers
         ]
     )
-    volume = shape.reshape(terms, -1).sum(axis=1) * plane.step**phi.ndim
-    return shape, volume
+    weight = np.full(phi.size, plane.step**phi.ndim)
+    if meridian is not None:
+        points = plane.points((np.arange(len(phi)) - half)[:, None] * plane.step)
+        weight *= 2.0 * np.pi * np.maximum(meridian.radius(points), 0.0)
+    return shape, shape.reshape(len(powers), -1) @ weight
 
 
 def _piece(piece: NDArray[np.bool_]) -> NDArray[np.bool_]:

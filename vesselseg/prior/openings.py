@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..meridian import Meridian
 from .section import Floats, Lumen, Section, as_unit, patch, pieces, polygon, rim, section
 
 Curve = Callable[[float], Floats]
@@ -142,6 +143,17 @@ def reordered(ends: Ends, order: Sequence[int]) -> Ends:
     for new, old in enumerate(order):
         owner[ends.owner == FIRST_LABEL + old] = FIRST_LABEL + new
     return Ends(tuple(ends.openings[n] for n in order), owner, ends.notes)
+
+
+def remeasured(lumen: Lumen, opening: Opening, centre: Floats, normal: Floats) -> Opening | None:
+    """Measure an opening again in another plane; None if that cuts no whole section."""
+    return _measured(lumen, centre, normal, opening.radius)
+
+
+def crosses(opening: Opening, meridian: Meridian) -> bool:
+    """Whether an opening of a mirrored lumen lies on the axis."""
+    sides = meridian.radius(opening.rim)
+    return bool(sides.min() < 0.0 < sides.max())
 
 
 # --- where ------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ ML_PER_M3 = 1e6
 def page(prior: BoundaryPrior) -> list[str]:
     """Return the lines of the page; every length in mm, every flow in ml/s."""
     root, lumen = prior.attributes["/"], prior.attributes["/geometry"]
-    quality, flat = prior.quality, prior.phi_mean_m.ndim == 2
+    quality = prior.quality
+    flat = prior.phi_mean_m.ndim == 2 and not prior.axisymmetric
     name = prior.provenance.get("input", {}).get("name") or root["case_id"]
     lines = [f"{name}  ({root['geometry_kind']}, {root['writer']})", ""]
 
@@ -26,6 +27,11 @@ def page(prior: BoundaryPrior) -> list[str]:
     size = " x ".join(str(n) for n in grid.shape_kji[::-1])
     steps = " x ".join(f"{s:.3g}" for s in grid.spacing_mm[::-1])
     line("grid", f"{size} voxels of {steps} mm")
+    if prior.axisymmetric:
+        facts = prior.attributes["/grid"]
+        at = ", ".join(_mm(x) for x in facts["axis_origin_m"])
+        way = ", ".join(f"{x:.3g}" for x in facts["axis_direction"])
+        line("axis", f"through ({at}) mm along ({way}), fields on the half plane")
     pieces, genus = int(lumen["n_components"]), int(lumen["genus"])
     volume = float(lumen["volume_m3"])
     held = f"{volume * 1e6:.4g} mm² in the plane" if flat else f"{volume * ML_PER_M3:.4g} ml"

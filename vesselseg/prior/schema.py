@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 FORMAT = "vesselseg-prior"
 VERSION = (1, 0)
-KINDS = {"cartesian3d": 3, "planar2d": 2}
+KINDS = {"cartesian3d": 3, "planar2d": 2, "axisymmetric": 2}
 VOLATILE = "/provenance/volatile"
 LIST_LIMIT = 1 << 22  # elements of a list, beside what its grid may need
 
@@ -129,7 +129,7 @@ SCHEMA: tuple[Entry, ...] = (
     _entry("/", "M", "", "root",
            "format:text format_version:text length_unit:text velocity_unit:text world:text axes:text phi_sign:text geometry_kind:text case_id:text writer:text content_sha256:text"),
     _entry("/grid", "M", "", "the sampling grid of the scan",
-           "shape_ijk:i8[3] spacing_ijk_m:f8[3] origin_xyz_m:f8[3] direction:f8[9] sample_location:text"),
+           "shape_ijk:i8[3] spacing_ijk_m:f8[3] origin_xyz_m:f8[3] direction:f8[9] sample_location:text axis_origin_m?:f8[3] axis_direction?:f8[3]"),
     _entry("/grid/ijk_to_world", "M", "f8 4,4 m", "(i,j,k,1) to RAS+ metres"),
     _entry("/geometry", "M", "", "the lumen",
            "n_components:i8 euler:i8 genus:i8 volume_m3:f8 interior_point_m:f8[3] max_radius_m:f8"),
