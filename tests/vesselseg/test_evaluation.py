@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 
 import numpy as np
 import pytest
 from cli_runner import assert_refused, run
 
 from vesselseg import metrics
-from vesselseg.evaluation import evaluate
+from vesselseg.evaluation import evaluate, shift
 from vesselseg.grid import Grid
 from vesselseg.io import write_image
 
@@ -158,15 +160,19 @@ def test_folders_are_compared_case_by_case_with_table_and_pictures(lists, capfd)
     assert_refused(run(capfd, "evaluate", *arguments[:3]), 3, "d.npy", "without a partner")
 
 
-def test_a_network_is_judged_on_a_folder_and_on_held_out_scans(tmp_path, capfd):
+def test_a_network_is_judged_on_a_folder_and_on_held_out_scans(tmp_path, capfd, monkeypatch):
     """Its distance, s.d. and probability are all scored."""
     from vesselseg.synth import SynthSettings, write_dataset
 
     write_dataset(tmp_path / "data", 2, SynthSettings(shape=(64, 64), empty=0.0, easy=1.0), seed=4)
     common = ("--model", "vesselnet-2d-v1", "--json")
-    code, out, err = run(capfd, "-q", "evaluate", tmp_path / "data", *common)
+    monkeypatch.setattr(shift, "REFERENCE", 3)
+    code, out, err = run(capfd, "-q", "evaluate", tmp_path / "data", *common, "-o", tmp_path / "s")
     assert (code, err) == (0, [])
     rows = json.loads(out)["cases"]
+    shifts = list(csv.DictReader((tmp_path / "s" / "shift.csv").read_text().splitlines()))
+    assert [row["measure"] for row in shifts][:2] == ["blood", "around"]
+    assert all(math.isfinite(float(row["scans"])) for row in shifts)
     assert [row["case"] for row in rows] == ["0000", "0001"]
     assert all(0 <= row["ece"] < 0.5 for row in rows)
     code, out, err = run(
@@ -185,3 +191,19 @@ def test_an_evaluation_of_nothing_is_refused(capfd, tmp_path):
     both = ("evaluate", tmp_path, "--truth", tmp_path, "--model", "x.json")
     assert_refused(run(capfd, *both), 2, "--model")
     assert_refused(run(capfd, "evaluate", tmp_path, "--truth", tmp_path), 3, "no images")
+
+
+def test_what_a_scan_looks_like_is_measured():
+    """A ball of known blood, surroundings, noise, radius; and a shift in s.d. of what was seen."""
+    rng, phi = np.random.default_rng(0), DISTANCE - 6.0
+    clean = np.where(phi < 0, 300.0, np.where(DISTANCE < 10.5, 120.0, 100.0))
+    found = shift.look(clean + rng.normal(0, 4.0, clean.shape), phi < 0, GRID)
+    span = np.subtract(*np.percentile(clean, (99.5, 0.5)))  # noise widens it by about 20 units
+    assert found["contrast"] == pytest.approx(180 / (span + 17), rel=0.03)
+    assert found["noise"] == pytest.approx(4 / (span + 17), rel=0.05)
+    assert found["radius_voxels"] == pytest.approx(6.0 / 0.8, rel=0.15)  # a skeleton of voxels
+    assert found["anisotropy"] == pytest.approx(1.5)
+    assert shift.look(clean, phi < -99, GRID) is None
+    learnt = [found | {"noise": value} for value in (0.1, 0.2, 0.3)]
+    rows = {row["measure"]: row for row in shift.table([found | {"noise": 0.5}], learnt)}
+    assert rows["noise"]["shift"] == pytest.approx(3.0)

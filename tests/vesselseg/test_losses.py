@@ -328,12 +328,23 @@ def test_losses_of_monai_see_softmax_logits_and_one_channel_a_class(monkeypatch)
         def forward(self, x, t):
             return (x.softmax(1) - t).square().mean()
 
+    class Labelled(torch.nn.CrossEntropyLoss):
+        def __init__(self, classes, dim):
+            super().__init__()
+            assert (classes, dim) == (2, 3)
+
     stand_in.Squared, stand_in.Plain = Squared, torch.nn.MSELoss
+    stand_in.AsymmetricUnifiedFocalLoss, stand_in.NACLLoss = torch.nn.MSELoss, Labelled
     monkeypatch.setitem(sys.modules, "monai", types.ModuleType("monai"))
     monkeypatch.setitem(sys.modules, "monai.losses", stand_in)
     heads, target = random_case()
     p, t = np_case(1)
     value = losses.parts(heads, target, {"monai:Squared": 1.0})["monai:Squared"]
     assert value.item() == pytest.approx(np.square(p - t).mean(), rel=1e-5)
+    names = ("monai:AsymmetricUnifiedFocalLoss", "monai:NACLLoss")
+    shares, labels = losses.parts(heads, target, dict.fromkeys(names, 1.0)).values()
+    assert shares.item() == pytest.approx(np.square(p - t).mean(), rel=1e-5)
+    picked = np.where(t[:, 1] > 0.5, p[:, 1], p[:, 0])
+    assert labels.item() == pytest.approx(-np.log(picked).mean(), rel=1e-5)
     with pytest.raises(ConfigError, match="'monai:Plain' takes no softmax"):
         losses.find("monai:Plain")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from vesselseg import nets
 from vesselseg.errors import ConfigError, EnvironmentFault
 from vesselseg.nets import (
+    blocks,
     checkpoint,
     encoders,
     fcn,
@@ -355,3 +356,46 @@ def test_networks_of_monai_are_taken_or_the_extra_is_named(monkeypatch):
         nets.create("monai:Tony", 2)
     with pytest.raises(ConfigError, match=r"'monai:Tiny' cannot be made.*unexpected keyword"):
         nets.create("monai:Tiny", 2, colour=3)
+
+
+def test_mask2former_is_the_masks_by_what_they_are_or_the_cause_is_named(monkeypatch):
+    """A torchvision of another torch shows as a RuntimeError that names it as its cause."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(EnvironmentFault, match=r"needs transformers.*'vesselseg\[compare\]'"):
+        nets.create("mask2former", 2)
+    stand_in = types.ModuleType("transformers")
+
+    class Model(torch.nn.Module):
+        def __init__(self, config):
+            super().__init__()
+            self.config = config
+
+        def forward(self, pixel_values):
+            count, _, ny, nx = pixel_values.shape
+            rng = torch.Generator().manual_seed(0)
+            sizes = (self.config.num_queries, self.config.num_labels + 1)
+            return types.SimpleNamespace(
+                class_queries_logits=torch.randn(count, *sizes, generator=rng),
+                masks_queries_logits=torch.randn(count, sizes[0], ny // 4, nx // 4, generator=rng),
+            )
+
+    stand_in.Mask2FormerForUniversalSegmentation = Model
+    stand_in.SwinConfig = stand_in.Mask2FormerConfig = types.SimpleNamespace
+    monkeypatch.setitem(sys.modules, "transformers", stand_in)
+    net = nets.create("mask2former", 2, 1, 3, distance=False, queries=5)
+    x = torch.rand(2, 1, 64, 96)
+    found = net.net(x)
+    p = found.class_queries_logits.softmax(-1)[..., :3]
+    each = [[sum(p[n, q, c] * found.masks_queries_logits[n, q] for q in range(5))
+             for c in range(3)] for n in range(2)]  # fmt: skip
+    masks = torch.stack([torch.stack(row) for row in each])
+    torch.testing.assert_close(net(x), blocks.resize(masks, (64, 96)))
+    assert net(torch.rand(1, 1, 33, 40)).shape == (1, 3, 33, 40)
+
+    def broken(name):
+        raise RuntimeError("cannot import") from ModuleNotFoundError("torchvision::nms")
+
+    monkeypatch.delattr(stand_in, "Mask2FormerForUniversalSegmentation")
+    stand_in.__getattr__ = broken
+    with pytest.raises(EnvironmentFault, match="needs transformers: torchvision::nms"):
+        nets.create("mask2former", 2)

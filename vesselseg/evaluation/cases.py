@@ -7,7 +7,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..io.atomic import check_folder, write_bytes
 from ..io.choices import Choices
 from ..io.volume import FORMATS, base_name, read_field
 from ..synth.cases import SynthSettings, case
+from . import shift
 from .compare import Result, compare, evaluate, understood
 
 PathLike = str | os.PathLike[str]
@@ -30,7 +31,6 @@ Predict = Callable[[Volume, Sequence[Volume]], Probability]  # the scan and its 
 Judged = tuple[str, Volume | None, Result, Result, Grid]
 
 HELD_OUT_SEED = 9501
-SIDES = {2: 128, 3: 64}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +55,16 @@ class Scores:
         The full comparison of each case, see ``evaluate``.
     shown : list of Shown
         Slices of the best, the median and the worst case by Dice.
+    looks : list of dict
+        What each scan with a lumen looks like, see ``shift.look``.
+    dims : int
     """
 
     rows: list[dict[str, Any]]
     details: list[dict[str, Any]]
     shown: list[Shown]
+    looks: list[shift.Look] = field(default_factory=list)
+    dims: int = 3
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -74,24 +79,32 @@ class Scores:
         return found
 
     def write(self, output: PathLike) -> Path:
-        """Write ``cases.json``, ``cases.csv``, ``cases.png`` and ``calibration.png``."""
+        """Write ``cases.json``, ``.csv`` and ``.png``, ``calibration.png`` and ``shift.csv``."""
         from . import picture
 
         folder = check_folder(output)
         held = {"summary": self.summary, "cases": self.rows, "details": self.details}
         write_bytes(folder / "cases.json", (json.dumps(held, indent=1) + "\n").encode())
-        text = io.StringIO()
-        names = list(dict.fromkeys(key for row in self.rows for key in row))
-        table = csv.DictWriter(text, names, lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.rows)
-        write_bytes(folder / "cases.csv", text.getvalue().encode())
+        write_bytes(folder / "cases.csv", as_csv(self.rows))
+        if self.looks:
+            found = shift.table(self.looks, shift.reference(self.dims))
+            write_bytes(folder / "shift.csv", as_csv(found))
         if self.shown:
             write_bytes(folder / "cases.png", picture.cases(self.shown))
         curves = picture.calibration(self.details)
         if curves:
             write_bytes(folder / "calibration.png", curves)
         return folder
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> bytes:
+    """Return rows as a CSV file."""
+    text = io.StringIO()
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    table = csv.DictWriter(text, names, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue().encode()
 
 
 def evaluate_folder(predictions: PathLike, truths: PathLike) -> Scores:
@@ -156,7 +169,7 @@ def folder_cases(
 
 def synthetic_cases(dims: int, count: int, predict: Predict, channels: int = 1) -> Iterator[Judged]:
     """Yield held-out synthetic scans as predicted, with their exact walls."""
-    shape = (SIDES[dims],) * dims
+    shape = (shift.SIDES[dims],) * dims
     facts = {"shape": shape, "family": "heldout", "empty": 0.0, "channels": channels}
     settings = build(SynthSettings, facts)
     for index in range(count):
@@ -179,14 +192,17 @@ def of_probability(found: Probability) -> Result:
 
 def evaluate_cases(cases: Iterable[Judged], count: int = 0, progress: Progress = silent) -> Scores:
     """Compare each case with its truth."""
-    rows, details, slices = [], [], []
+    rows, details, slices, looks, dims = [], [], [], [], 3
     for number, (name, volume, pred, true, grid) in enumerate(cases, 1):
         found = compare(pred, true, grid)
         details.append(found)
         rows.append(flat(name, found))
         slices.append(shown(name, volume, pred, true, grid))
+        if volume is not None and (seen := shift.look(volume.values, true.level < 0, grid)):
+            looks.append(seen)
+        dims = grid.ndim
         progress("evaluate", number / max(count, number), f"{name}: Dice {found['dice']:.3f}")
-    return Scores(rows, details, [slices[n] for n in best_median_worst(rows)])
+    return Scores(rows, details, [slices[n] for n in best_median_worst(rows)], looks, dims)
 
 
 def flat(name: str, found: dict[str, Any]) -> dict[str, Any]:

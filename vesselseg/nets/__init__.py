@@ -34,7 +34,7 @@ class Heads(NamedTuple):
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that ``create`` knows; ``monai:Class`` is one more for every class."""
+    """Return the names that ``create`` knows; ``mask2former`` and ``monai:Class`` need extras."""
     return tuple(registry.NETWORKS)
 
 
@@ -52,7 +52,7 @@ def create(
     Parameters
     ----------
     name : str
-        One of ``names()``, or ``monai:Class``.
+        One of ``names()``, ``mask2former`` or ``monai:Class``.
     dims : int
         2 or 3.
     in_channels, classes : int

@@ -265,6 +265,8 @@ TERMS: dict[str, Term] = {
 
 DEFAULT = {"soft_bce": 1.0, "dice": 1.0, "sdf_nll": 0.5, "sdf_l1": 0.2, "skeleton_recall": 0.1}
 NEED_DISTANCE = {"sdf_nll", "sdf_l1"}
+OF_SHARES = {"monai:AsymmetricUnifiedFocalLoss"}  # two classes; its own sigmoid is words only
+OF_LABELS = {"monai:NACLLoss"}
 
 
 def find(name: str) -> Term:
@@ -279,14 +281,23 @@ def find(name: str) -> Term:
 def monai_term(name: str) -> Term:
     """Make a term of MONAI's loss class, which sees a softmax over all classes and the truth."""
     kind: Any = extras.monai_class(name, "monai.losses")
+    if name in OF_LABELS:
+
+        def of_labels(heads: Heads, target: Target, settings: LossSettings) -> Tensor:
+            log_p = log_shares(heads.logit)
+            count, dims = log_p.shape[1], log_p.ndim - 2
+            return torch.as_tensor(kind(count, dims)(log_p, truth(target, count).argmax(1)))
+
+        return of_labels
     try:
-        loss = kind(softmax=True)
+        loss = kind() if name in OF_SHARES else kind(softmax=True)
     except TypeError:
         raise ConfigError(f"loss '{name}' takes no softmax", need="one that does") from None
 
     def term(heads: Heads, target: Target, settings: LossSettings) -> Tensor:
         log_p = log_shares(heads.logit)
-        return torch.as_tensor(loss(log_p, truth(target, log_p.shape[1])))
+        x = log_p.exp() if name in OF_SHARES else log_p
+        return torch.as_tensor(loss(x, truth(target, log_p.shape[1])))
 
     return term
 

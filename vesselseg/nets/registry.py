@@ -46,13 +46,15 @@ NETWORKS = {
 
 
 def find(name: str) -> Entry:
-    """Return the entry of a name; ``monai:Class`` is one for every network of MONAI."""
+    """Return the entry of a name; ``mask2former`` and ``monai:Class`` need an extra."""
     if name.startswith("monai:"):
         return Entry(extras.monai_network(name), (2, 3))
+    if name == "mask2former":
+        return Entry(extras.mask2former)
     if name not in NETWORKS:
         near = difflib.get_close_matches(name, NETWORKS, 1, 0.4)
         hint = f"did you mean '{near[0]}'?" if near else None
-        need = " | ".join((*NETWORKS, "monai:Class"))
+        need = " | ".join((*NETWORKS, "mask2former", "monai:Class"))
         raise ConfigError(f"unknown network '{name}'", need=need, remedy=hint)
     return NETWORKS[name]
 
