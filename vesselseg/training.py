@@ -170,7 +170,8 @@ def batches(
     """Return the batches of this process for the steps from ``first`` on."""
     share = config.batch * config.accumulate * group.count
     indices = range(first * share + group.rank, (config.steps or 0) * share, group.count)
-    each = iter(loader(case, config.seed, indices, config.batch, config.workers))
+    width = config.batch, config.workers, config.drop_channel
+    each = iter(loader(case, config.seed, indices, *width))
     return zip(*[each] * config.accumulate, strict=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from pathlib import Path
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from fuzz import mutated
 
 from vesselseg import nets
-from vesselseg.errors import CheckpointError
+from vesselseg.errors import CheckpointError, InputError
 from vesselseg.nets import checkpoint, vesselnet
 
 TINY = {"name": "vesselnet", "dims": 3, "in_channels": 1, "classes": 1, "size": "tiny"}
@@ -228,3 +230,26 @@ def test_gradient_of_the_norm_in_bf16_is_that_of_float32():
 
     for low, full in zip(gradients(torch.bfloat16), gradients(torch.float32), strict=True):
         assert (low - full).norm() < 0.01 * full.norm()
+
+
+def test_mutated_checkpoints_are_read_or_refused_f40(tmp_path):
+    """Weights behind their digest, the sidecar, and the bytes of weights themselves."""
+    net = nets.create("vesselnet", 2, size="tiny")
+    card = {"architecture": {"name": "vesselnet", "dims": 2, "in_channels": 1, "classes": 1,
+                             "size": "tiny"}}  # fmt: skip
+    sidecar = checkpoint.save(tmp_path / "net", net.state_dict(), card)
+    weights = tmp_path / "net.safetensors"
+    whole, refused = {path: path.read_bytes() for path in (sidecar, weights)}, 0
+    for seed in range(120):
+        random, path = np.random.default_rng(seed), (sidecar, weights)[seed % 2]
+        path.write_bytes(data := mutated(whole[path], random))
+        try:
+            checkpoint.network(checkpoint.load(sidecar))
+        except InputError as error:
+            assert error.line().isprintable()
+            refused += 1
+        if path == weights:
+            with contextlib.suppress(InputError):
+                checkpoint.parse(data, path)
+        path.write_bytes(whole[path])
+    assert refused > 60

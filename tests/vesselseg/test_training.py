@@ -165,6 +165,22 @@ def test_samples_are_turned_together_and_differently():
     assert len(turns) > 6
 
 
+def two_channels(seed: int, index: int) -> Case:
+    case = ball_case(seed, index)
+    return Case(np.concatenate([case.image, case.image[:, ::-1]]), case.phi, case.centreline)
+
+
+def test_the_asked_share_of_cases_loses_one_channel_of_several():
+    """Of 60 draws at 0.5: three s.d. of a binomial are 0.19."""
+    lost = [(Cases(two_channels, 0, 0.5)[n][0] == 0).all((1, 2, 3)) for n in range(60)]
+    assert max(int(gone.sum()) for gone in lost) == 1
+    assert {int(gone.nonzero()[0]) for gone in lost if gone.any()} == {0, 1}
+    assert np.mean([bool(gone.any()) for gone in lost]) == pytest.approx(0.5, abs=0.19)
+    whole, alone = Cases(two_channels, 0)[1], Cases(ball_case, 0, 1.0)[1]
+    assert not (whole[0] == 0).all((1, 2, 3)).any()
+    assert alone[0].abs().max() > 0
+
+
 def test_dark_blood_is_shown_bright():
     dark, bright = Cases(dark_case, 0)[1], Cases(ball_case, 0)[1]
     torch.testing.assert_close(dark[0], bright[0], atol=1e-5, rtol=0)
@@ -180,6 +196,7 @@ def test_dark_blood_is_shown_bright():
         ({"steps": 3, "dims": 4}, "dims"),
         ({"steps": 3, "distance": False}, "loss 'sdf_l1' needs distance = true"),
         ({"steps": 3, "learning_rate": 1.0}, "unknown key 'learning_rate'"),
+        ({"steps": 3, "compile": True, "precision": "bf16"}, "needs precision = fp32"),
     ],
 )
 def test_bad_settings_are_refused(change, expected):
@@ -247,6 +264,8 @@ def test_several_classes_are_learned(tmp_path):
     changes |= {"network": "unet", "options": {"width": 8, "levels": 2}, "lr": 1e-2, "batch": 1}
     config = TrainConfig(**QUICK | changes | {"dims": 2, "steps": 120, "ema": 0.0})
     path = fit(config, shell_case, tmp_path)
+    row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert min(row[f"val_dice_{number}"] for number in (1, 2, 3)) > 0.9
     case = shell_case(0, 0)
     image = torch.from_numpy(nets.normalise(case.image[0]))[None, None]
     with torch.no_grad():

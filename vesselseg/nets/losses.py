@@ -346,13 +346,24 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def scores(heads: Heads, target: Target) -> dict[str, float]:
-    """Return the Dice of the lumen and, with a distance, its mean error near the wall (voxels)."""
+    """Return the Dice of the lumen and of each of several classes, and the wall error.
+
+    The latter, of a network with a distance, is its mean error near the wall in voxels.
+    """
     inside = lumen_logit(heads.logit) > 0 if heads.sdf is None else heads.sdf < 0
-    actual = target.phi < 0
-    overlap = (2.0 * (inside & actual).sum() + SMOOTH) / (inside.sum() + actual.sum() + SMOOTH)
+    found = {"val_dice": hard_dice(inside, target.phi < 0)}
+    if (count := heads.logit.shape[1]) > 1 and target.labels is not None:
+        best = heads.logit.argmax(1)
+        each = {f"val_dice_{n}": hard_dice(best == n, target.labels == n) for n in range(1, count)}
+        found |= each
     if heads.sdf is None:
-        return {"val_dice": overlap.item()}
+        return found
     near = target.phi.abs() < NEAR
     error = (heads.sdf - target.phi).abs() * near
-    wall = error.sum() / near.sum().clamp(min=1)
-    return {"val_dice": overlap.item(), "val_wall": wall.item()}
+    return found | {"val_wall": (error.sum() / near.sum().clamp(min=1)).item()}
+
+
+def hard_dice(found: Tensor, actual: Tensor) -> float:
+    """Return the Dice of two masks, one where both are empty."""
+    both = (found & actual).sum()
+    return float((2.0 * both + SMOOTH) / (found.sum() + actual.sum() + SMOOTH))

@@ -18,11 +18,15 @@ Sample = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Cases(Dataset[Sample]):
-    """Index -> image ``(C, ...)``, phi, centreline and labels: normalised, flipped, transposed."""
+    """Index -> image ``(C, ...)``, phi, centreline and labels: normalised, flipped, transposed.
 
-    def __init__(self, case: CaseSource, seed: int) -> None:
+    One channel of several is zero in the share ``drop_channel`` of the cases.
+    """
+
+    def __init__(self, case: CaseSource, seed: int, drop_channel: float = 0.0) -> None:
         self.case = case
         self.seed = seed
+        self.drop_channel = drop_channel
 
     def __getitem__(self, index: int) -> Sample:
         case = self.case(self.seed, index)
@@ -31,6 +35,8 @@ class Cases(Dataset[Sample]):
         image = np.stack([normalise(channel, dark, span) for channel in case.image])
         rng = np.random.default_rng((self.seed, index, 1))
         pose = symmetry(rng, case.phi.shape)
+        if len(image) > 1 and rng.random() < self.drop_channel:
+            image[rng.integers(len(image))] = 0.0
         labels = (case.phi < 0).astype(np.uint8) if case.labels is None else case.labels
         fields = [image, case.phi[None], case.centreline[None], labels[None]]
         x, phi, line, number = (torch.from_numpy(np.array(pose(a), order="C")) for a in fields)
@@ -48,12 +54,17 @@ def symmetry(rng: np.random.Generator, shape: tuple[int, ...]) -> Callable[[Any]
 
 
 def loader(
-    case: CaseSource, seed: int, indices: range, batch: int, workers: int
+    case: CaseSource,
+    seed: int,
+    indices: range,
+    batch: int,
+    workers: int,
+    drop_channel: float = 0.0,
 ) -> DataLoader[Sample]:
     """Return batches of the cases in order; workers are spawned, as forks inherit locks."""
     context = "spawn" if workers else None
     return DataLoader(
-        Cases(case, seed),
+        Cases(case, seed, drop_channel),
         batch,
         sampler=indices,
         num_workers=workers,

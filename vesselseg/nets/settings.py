@@ -33,6 +33,8 @@ class TrainConfig(optim.OptimSettings):
         A step takes ``accumulate`` batches, in each process.
     epochs : int
         Rounds over the cases of a folder.
+    drop_channel : float
+        Share of the cases of several channels that lose one of them, so that none is relied on.
     ema : float
         Share of the averaged weights that a step keeps.
     validate_every : int, optional
@@ -59,6 +61,7 @@ class TrainConfig(optim.OptimSettings):
     steps: int | None = Field(None, ge=1)
     epochs: int | None = Field(None, ge=1)
     hours: float | None = Field(None, gt=0)
+    drop_channel: float = Field(0.0, ge=0, le=1)
     ema: float = Field(0.999, ge=0, lt=1)
     losses: dict[str, float] = Field(default_factory=lambda: dict(losses.DEFAULT))
     loss: LossSettings = LossSettings()
@@ -75,6 +78,9 @@ class TrainConfig(optim.OptimSettings):
         blind = sorted(losses.NEED_DISTANCE & set(self.losses))
         if blind and not self.distance:
             raise ValueError(f"loss '{blind[0]}' needs distance = true")
+        if self.compile and self.device == "cpu" and self.low:
+            # The code that PyTorch 2.13 makes of vesselnet's gradient in bfloat16 is broken.
+            raise ValueError("compile on a CPU needs precision = fp32")
         return self
 
     @property
@@ -88,6 +94,7 @@ class TrainConfig(optim.OptimSettings):
     def digest(self) -> str:
         """Hash of everything that shapes the weights."""
         quiet = {"save_minutes", "workers", "tensorboard", "compile"}
+        quiet |= set() if self.drop_channel else {"drop_channel"}  # runs older than it resume
         facts = self.model_dump(exclude=quiet) | {"validate_every": self.interval}
         text = json.dumps(facts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
