@@ -8,6 +8,7 @@ be the length of a noisy vector (magnitude images, speeds), which noise makes lo
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,13 +35,15 @@ class Profile:
     """An image of unit contrast and zero background; all arrays (n,).
 
     ``inside``, its ``slope`` per mm of outward wall displacement, and the ``weight`` of voxels;
-    ``rests`` where the signal outside is known to be zero.
+    ``rests`` where the signal outside is known to be zero; ``averages`` images are its mean, so
+    that the noise of each was √averages times that of the image.
     """
 
     inside: Values
     slope: Values
     weight: Values
     rests: bool = False
+    averages: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +64,14 @@ class Appearance:
     parts: int
 
 
-def lumen_profile(band: Band, psf: float) -> Profile:
+def lumen_profile(band: Band, psf: float, averages: float = 1.0) -> Profile:
     """Blurred lumen: 1 inside, 0 outside."""
     n = len(band.phi_mm)
     inside, slope = np.empty(n), np.empty(n)
     kernels.blurred_occupancy(
         band.phi_mm, band.normal, band.bend, psf, inside, slope, *band.spacing
     )
-    return Profile(inside, slope, np.ones(n))
+    return Profile(inside, slope, np.ones(n), averages=averages)
 
 
 def flow_profile(band: Band, psf: float) -> Profile:
@@ -87,7 +90,7 @@ def fit_appearance(
     """
     fit = fit_once(image, band, profile, means_mm)
     lowest = np.minimum(fit.outer, fit.outer + fit.contrast * profile.inside.max())
-    if float(np.median(lowest[: band.core])) > CLEAR * fit.noise:
+    if float(np.median(lowest[: band.core])) > CLEAR * fit.noise * math.sqrt(profile.averages):
         parts = 1
     for _ in range(1 if parts == 1 else 2):
         fit = fit_once(image, band, profile, means_mm, parts, fit)
@@ -107,7 +110,8 @@ def fit_once(
     trust = profile.weight if before is None else before.weight
     spread = np.ones(len(inside))
     if parts > 1 and before is not None:
-        known = before.outer, before.contrast, before.noise, parts, profile.rests
+        single = before.noise * math.sqrt(profile.averages)  # what lengthens a vector is its own
+        known = before.outer, before.contrast, single, parts, profile.rests
         inside, slope, spread = formulas.lengthen(inside, slope, *known)
     samples = kernels.gather(band.index, image).astype(np.float64)
     outer, contrast = _local_means(samples, inside, trust, band, image.shape, means_mm)
@@ -125,14 +129,16 @@ def noise_parts(image: NDArray) -> int:
     return 2 if float(image.min()) >= 0.0 else 1
 
 
-def estimate_psf(image: NDArray, band: Band, psf: float, means_mm: float, parts: int) -> float:
+def estimate_psf(
+    image: NDArray, band: Band, psf: float, means_mm: float, parts: int, averages: float = 1.0
+) -> float:
     """Blur that leaves the smallest residual near the wall; parabola through the best three."""
-    start = fit_appearance(image, band, lumen_profile(band, psf), means_mm, parts)
+    start = fit_appearance(image, band, lumen_profile(band, psf, averages), means_mm, parts)
     before = start if start.parts > 1 else None
 
     @functools.cache
     def cost(n: int) -> float:
-        profile = lumen_profile(band, PSF_RANGE[n])
+        profile = lumen_profile(band, PSF_RANGE[n], averages)
         fit = fit_once(image, band, profile, means_mm, start.parts, before)
         return float(np.mean(np.minimum(np.abs(fit.residual[: band.core]), 4.0 * fit.noise) ** 2))
 

@@ -102,8 +102,8 @@ def map_step(problem: Problem, state: State) -> State:
     band = make_band(state.phi, problem.spacing, problem.band_mm)
     if problem.settings.psf is None and state.steps in LEARN_BLUR_AT:
         means = problem.settings.means_length * problem.unit
-        parts = noise_parts(problem.image)
-        state = replace(state, psf=estimate_psf(problem.image, band, state.psf, means, parts))
+        known = noise_parts(problem.image), problem.settings.averages
+        state = replace(state, psf=estimate_psf(problem.image, band, state.psf, means, *known))
     view = see(problem, band, state.psf)
     step = solve_displacement(view.data, view.prior, view.table, problem.spacing, problem.area_mm)
     limit = MAX_STEP * problem.unit
@@ -142,7 +142,8 @@ def see(problem: Problem, band: Band, psf: float) -> View:
 def observe(problem: Problem, band: Band, psf: float) -> tuple[Appearance, ...]:
     """Fit the model of the scan and those of the images of the blood's speed."""
     means = problem.settings.means_length * problem.unit
-    seen = [(problem.image, lumen_profile(band, psf), noise_parts(problem.image))]
+    lumen = lumen_profile(band, psf, problem.settings.averages)
+    seen = [(problem.image, lumen, noise_parts(problem.image))]
     for channel in problem.channels:
         seen.append((channel, flow_profile(band, psf), problem.wall_dims + 1))
     return tuple(

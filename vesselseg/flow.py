@@ -19,6 +19,8 @@ Floats = NDArray[np.floating]
 Flags = NDArray[np.bool_]
 
 FASTEST_MS = 20.0  # nothing in a body is faster: the unit is another one
+MOST_AVERAGED = 1000.0
+LEAST_ROUGH = 300  # second differences that tell the noise
 TORN = 0.02  # share of neighbours in the lumen that may differ by more than venc after unwrapping
 LEAST_STATIC = 200  # voxels a background is fitted to
 PER_MS = {"m/s": 1.0, "cm/s": 1e-2, "mm/s": 1e-3}
@@ -70,8 +72,8 @@ class Flow:
         Encoding velocity of the three measured components; the largest where they are not those
         of the world.
     name, sha256 : str
-    averaged : int
-        How many frames were averaged into the magnitude image.
+    averaged : float
+        Of how many magnitude images the scan is the mean: frames, encodings. See ``averages``.
     with_magnitude : bool
         Whether the scan beside it is a magnitude, from which the noise of the phase follows.
     background_corrected, unwrapped : bool
@@ -83,7 +85,7 @@ class Flow:
     venc_ms: tuple[float, float, float]
     name: str = "velocity"
     sha256: str = ""
-    averaged: int = 1
+    averaged: float = 1.0
     with_magnitude: bool = True
     background_corrected: bool = False
     unwrapped: bool = False
@@ -194,16 +196,43 @@ def sigma_u(
     return np.asarray(np.minimum(white, flow.venc / np.sqrt(3.0)), dtype=np.float32)
 
 
+def averages(flow: Flow, magnitude: Floats, core: Flags, settings: FlowSettings) -> float:
+    """Return of how many magnitude images a scan is the mean, as told by the velocity's noise.
+
+    The phase of one image has σ = √factor · venc / (π SNR₁), the mean of n has SNR = √n SNR₁. Both
+    noises are those of second differences in the core of the lumen; without enough of it, or where
+    the noise was stated, what the flow says itself comes back. A mean of magnitudes has the bright
+    floor of its single images, not that of its own noise (Rician; Koay & Basser 2006).
+    """
+    rough, grain = _rough(flow.u_ms, core), _rough(magnitude[None], core)
+    if settings.sigma_ms is not None or not flow.with_magnitude or grain.size < LEAST_ROUGH:
+        return flow.averaged
+    noise = max(_spread(grain), 1e-30)
+    per_image = np.pi * _spread(rough) / (np.sqrt(settings.noise_factor) * flow.venc)
+    ratio = float(np.median(magnitude[core])) / noise * per_image
+    return float(np.clip(ratio**2, 1.0, MOST_AVERAGED))
+
+
 def _roughness(flow: Flow, lumen: Flags) -> float:
-    """Return the robust s.d. of second differences in the lumen over √6, m/s."""
+    """Return the noise of the velocity as second differences in the lumen tell it, m/s."""
+    return max(_spread(_rough(flow.u_ms, lumen)), 1e-6 * flow.venc)
+
+
+def _rough(frames: Floats, lumen: Flags) -> Floats:
+    """Return the second differences within the lumen of frames (t, grid, ...), flat."""
     found = []
     for axis in range(lumen.ndim):
         cut = [(slice(None),) * axis + (slice(a, b),) for a, b in ((0, -2), (1, -1), (2, None))]
         inside = lumen[cut[0]] & lumen[cut[1]] & lumen[cut[2]]
-        found.append(np.abs(np.diff(flow.u_ms, 2, axis=axis + 1)[:, inside]).ravel())
-    values = np.concatenate(found)
-    spread = 1.4826 * float(np.median(values)) / np.sqrt(6.0) if values.size else 0.0
-    return max(spread, 1e-6 * flow.venc)
+        found.append(np.abs(np.diff(frames, 2, axis=axis + 1)[:, inside]).ravel())
+    return np.concatenate(found)
+
+
+def _spread(differences: Floats) -> float:
+    """Return the robust s.d. of noise by its second differences; 0 of none."""
+    if not differences.size:
+        return 0.0
+    return 1.4826 * float(np.median(differences)) / np.sqrt(6.0)
 
 
 def corrected(flow: Flow, phi_mm: Floats, magnitude: Floats, settings: FlowSettings) -> Flow:

@@ -24,7 +24,7 @@ from .cuda_kernels import launch
 from .device import Device, choose
 from .errors import DataError, EnvironmentFault
 from .fields import LevelSet, Probability, Progress, Refinement, Volume, silent
-from .flow import Flow, FlowSettings, corrected
+from .flow import Flow, FlowSettings, averages, corrected
 from .infer import SegmentSettings, images_and_classes, segment, thread_count
 from .io.atomic import check_folder, write_bytes
 from .meridian import Held
@@ -143,10 +143,11 @@ def build_prior(
     probability = start if isinstance(start, Probability) else None
     level_set = level_set_of(whole(start))
     level_set = whole(chosen(half(level_set), config))
+    settings = config.refine
+    if flow is not None:
+        flow, settings = averaged(flow, volume, half(level_set), config)
     evidences = [whole(speed(flow))] if flow is not None and config.flow.channel else []
-    refined, device = refined_on(
-        device, level_set, whole(volume), evidences, config.refine, progress
-    )
+    refined, device = refined_on(device, level_set, whole(volume), evidences, settings, progress)
     if about is not None:
         refined = meridian.half_refinement(refined)
     level_set = chosen(refined.level_set, config)
@@ -182,6 +183,18 @@ def build_prior(
 def speed(flow: Flow) -> Volume:
     """Return the speed of a flow as an image."""
     return Volume(flow.speed, flow.grid, flow.name)
+
+
+def averaged(
+    flow: Flow, volume: Volume, level_set: LevelSet, config: PipelineConfig
+) -> tuple[Flow, RefineSettings]:
+    """Let the noise of the velocity say of how many magnitude images the scan is the mean."""
+    core = level_set.phi_mm < -volume.grid.h_max
+    count = averages(flow, volume.values, core, config.flow)
+    flow = replace(flow, averaged=count)
+    if "averages" in config.refine.model_fields_set or not flow.with_magnitude:
+        return flow, config.refine
+    return flow, config.refine.model_copy(update={"averages": count})
 
 
 def itself(held: Held) -> Held:

@@ -11,11 +11,14 @@ import pytest
 from vesselseg import phantoms
 from vesselseg.errors import ConfigError, DataError
 from vesselseg.fields import LevelSet, Refinement, StopReason
-from vesselseg.flow import Flow, FlowSettings, corrected, in_world, parse_speed, sigma_u
+from vesselseg.flow import Flow, FlowSettings, averages, corrected, in_world, parse_speed, sigma_u
 from vesselseg.grid import Grid
 from vesselseg.io import read_flow, read_volume
+from vesselseg.pipeline import PipelineConfig, averaged
 from vesselseg.prior.boundary import BoundaryPrior
 from vesselseg.prior.check import check
+from vesselseg.solvers.refine import refine
+from vesselseg.solvers.settings import RefineSettings
 from vesselseg.synth.flow_mri import FlowModel, flow_scan
 
 VENC = 1.2
@@ -293,3 +296,44 @@ def test_frames_of_a_prior_are_all_kept():
     assert np.abs(prior.openings["q_mean_m3s"]) == pytest.approx([0.75 * q] * 2, rel=0.05)
     guess = BoundaryPrior.from_refinement(refined(shape, grid, 20.0), volume, None, flow=beat)
     assert any("heart cycle unknown" in w for w in guess.warnings)
+
+
+def test_the_noise_of_the_velocity_tells_how_many_magnitudes_were_averaged():
+    """The scans of ``flow_scan`` are the mean of four encodings."""
+    shape, grid, _, scans = tube_scan(8.0, seeds=6)
+    volume, flow = scans[0]
+    core = shape.phi(grid) < -1.0
+    # the flow's own curvature and the few hundred differences leave a fifth
+    assert averages(flow, volume.values, core, FlowSettings()) == pytest.approx(4.0, rel=0.25)
+    rng = np.random.default_rng(5)
+    single = np.hypot(1.0 + rng.standard_normal(grid.shape_kji) / 8.0,
+                      rng.standard_normal(grid.shape_kji) / 8.0)  # fmt: skip
+    assert averages(flow, single, core, FlowSettings()) == pytest.approx(1.0, abs=0.25)
+    assert averages(flow, single, core & (np.indices(core.shape)[0] < 2), FlowSettings()) == 1.0
+    stated = FlowSettings(sigma_ms=0.1)
+    assert averages(flow, volume.values, core, stated) == flow.averaged
+
+
+def test_a_mean_of_magnitudes_is_refined_without_bias():
+    """Its floor is that of one image, its noise half of that: a Rician of its own fits neither."""
+    shape, grid, _, scans = tube_scan(5.0, seeds=3)
+    truth = shape.phi(grid)
+    start = LevelSet(np.clip(truth, -5, 5), grid, 5.0)
+    offset = {1.0: [], 4.0: []}
+    for volume, _ in scans:
+        for n, found in offset.items():
+            wall = refine(start, volume, RefineSettings(averages=n))
+            found.append((wall.level_set.phi_mm - truth)[np.abs(truth) < 0.5].mean())
+    plain, aware = (float(np.mean(offset[n])) for n in (1.0, 4.0))
+    assert plain - aware > 0.02  # the lumen was too small
+    assert abs(aware) < 0.03  # what the dephasing of the flow leaves, and the noise of three
+
+
+def test_the_path_takes_the_averages_from_the_velocity():
+    shape, grid, _, scans = tube_scan(6.0)
+    volume, flow = scans[0]
+    level = LevelSet(np.clip(shape.phi(grid), -5, 5), grid, 5.0)
+    found, settings = averaged(flow, volume, level, PipelineConfig())
+    assert 2.5 < settings.averages < 6.0 and found.averaged == settings.averages
+    own = PipelineConfig(refine=RefineSettings(averages=1.0))
+    assert averaged(flow, volume, level, own)[1].averages == 1.0

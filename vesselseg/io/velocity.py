@@ -38,7 +38,7 @@ def read_flow(
     venc_ms: Sequence[float] | None = None,
     unit: str | None = None,
     axes: str | None = None,
-    averaged: int = 1,
+    averaged: float = 1.0,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Flow:
     """Read velocity.
@@ -58,7 +58,7 @@ def read_flow(
     axes : str, optional
         Where positive components point, see ``flow.in_world``.
     averaged : int
-        How many frames were averaged into the scan.
+        Of how many magnitude images the scan is the mean.
 
     Raises
     ------
