@@ -20,7 +20,7 @@ from vesselseg.fields import Volume
 from vesselseg.grid import Grid
 from vesselseg.io import atomic
 from vesselseg.io.velocity import read_flow
-from vesselseg.prior.boundary import BoundaryPrior
+from vesselseg.prior.boundary import BoundaryPrior, PriorSettings
 
 AFFINE = make.oblique((0.9, 1.0, 1.25), left_handed=True)
 GRID = Grid((22, 24, 30), AFFINE)
@@ -352,6 +352,34 @@ def test_two_dimensional_priors_have_their_exports_and_one_line_for_the_others(t
         else:
             with pytest.raises(DataError, match="no 2-D form"):
                 export(flat, target, tmp_path / f"q-{target}")
+
+
+def test_an_axisymmetric_prior_says_so_and_names_its_axis(tmp_path):
+    pyvista = pytest.importorskip("pyvista")
+    grid = Grid((14, 30), AFFINE)
+    direction, outward = (AFFINE[:3, a] / np.linalg.norm(AFFINE[:3, a]) for a in (0, 1))
+    axis = AFFINE[:3, 3] - 0.5 * AFFINE[:3, 1]  # half a sample before the first row
+    settings = PriorSettings(axis="i")
+    middle = axis + 13.0 * direction
+    ball = np.linalg.norm(make.points(grid) - middle, axis=-1) - 6.0
+    swept = make.prior(ball, grid, settings=settings)
+    for target, chosen in TARGETS.items():
+        if chosen.planar:
+            *_, statement = export(swept, target, tmp_path / target)
+            facts = json.loads(statement.read_text())
+            scale = MILLIMETRES[facts["length_unit"]]
+            assert facts["geometry_kind"] == "axisymmetric"
+            offset = np.array(facts["axis"]["point"]) * scale - axis
+            assert np.abs(offset - (offset @ direction) * direction).max() < 1e-9
+            assert np.allclose(facts["axis"]["direction"], direction)
+    mesh = pyvista.read(tmp_path / "vtp.vtp")
+    points, label = np.array(mesh.points) * 1e3, mesh.cell_data["label"]
+    corners = points[mesh.lines.reshape(-1, 3)[:, 1:]]
+    on_axis = np.abs((corners - axis) @ outward).max(axis=1) < 1e-6
+    assert np.array_equal(label == 0, on_axis) and on_axis.any()
+    assert "0:axis" in str(mesh.field_data["labels"][0])
+    wall = np.linalg.norm(corners[label == 1] - middle, axis=-1)
+    assert np.abs(wall - 6.0).max() < 0.05
 
 
 def test_the_verb_writes_the_files_and_says_so(tmp_path, capsys):

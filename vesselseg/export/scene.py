@@ -50,7 +50,7 @@ class Scene:
 
     @cached_property
     def label(self) -> NDArray[np.uint8]:
-        """Label of each face: 0 closure at the box, 1 wall, 2 and more openings."""
+        """Label of each face: 0 closure at the box or the axis, 1 wall, 2 and more openings."""
         cell = "face" if self.faces.shape[1] == 3 else "edge"
         return self.prior.arrays[f"/surface/{cell}_label"]
 
@@ -61,7 +61,7 @@ class Scene:
         names |= {int(row["label"]): row["name"].decode() for row in self.prior.openings}
         present = set(np.unique(self.label).tolist())
         if 0 in present:
-            names[0] = "closure"
+            names[0] = "axis" if self.prior.axisymmetric else "closure"
         return {label: name for label, name in names.items() if label in present}
 
     @cached_property

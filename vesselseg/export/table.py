@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import ConfigError, DataError
 from ..io.atomic import check_folder, check_target, write_files
 from ..prior.boundary import BoundaryPrior
@@ -149,9 +151,10 @@ def _chosen(target: str, unit: str | None) -> Target:
 
 def _statement(scene: Scene, target: str, chosen: Target, suffixes: list[str]) -> bytes:
     """Return what every export states beside its files."""
-    root = scene.prior.attributes["/"]
+    root, grid = scene.prior.attributes["/"], scene.prior.attributes["/grid"]
     facts: dict[str, Any] = {
         "target": target,
+        "geometry_kind": root["geometry_kind"],
         "files": [scene.name + suffix for suffix in suffixes],
         "length_unit": scene.unit,
         "frame": "RAS+",
@@ -163,4 +166,9 @@ def _statement(scene: Scene, target: str, chosen: Target, suffixes: list[str]) -
         "case_id": root["case_id"],
         "content_sha256": root["content_sha256"],
     }
+    if scene.prior.axisymmetric:
+        facts["axis"] = {
+            "point": (np.asarray(grid["axis_origin_m"]) * scene.scale).tolist(),
+            "direction": np.asarray(grid["axis_direction"]).tolist(),
+        }
     return (json.dumps(facts, indent=1) + "\n").encode()
