@@ -1,4 +1,4 @@
-"""One DICOM series of single-slice images in a folder; untested on vendor scanners.
+"""One DICOM series of slices, or of an enhanced multi-frame image; untested on vendor scanners.
 
 Only uncompressed little-endian files are accepted: deflated ones expand without limit, and
 encapsulated pixels need decoders.
@@ -32,14 +32,27 @@ TAGS: list[Any] = [
     "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept", "PixelData",
     "TriggerTime", "InstanceNumber", "MRVelocityEncodingSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     (0x0019, 0x10CC), (0x0051, 0x1014), (0x2001, 0x101A),
 ]  # fmt: skip
+# Name, tag, m/s, and how its bytes are read where the file does not say
 VENDORS = (
-    ("GE", (0x0019, 0x10CC), 1e-3),
-    ("Siemens", (0x0051, 0x1014), 1e-2),
-    ("Philips", (0x2001, 0x101A), 1e-2),
+    ("GE", (0x0019, 0x10CC), 1e-3, "i"),
+    ("Siemens", (0x0051, 0x1014), 1e-2, ""),
+    ("Philips", (0x2001, 0x101A), 1e-2, "f"),
 )
+FRAME_ATTRIBUTES = {  # sequence of an enhanced image: its attributes, and what a slice calls them
+    "PlanePositionSequence": {"ImagePositionPatient": ""},
+    "PlaneOrientationSequence": {"ImageOrientationPatient": ""},
+    "PixelMeasuresSequence": {"PixelSpacing": "", "SliceThickness": ""},
+    "PixelValueTransformationSequence": {"RescaleSlope": "", "RescaleIntercept": ""},
+    "CardiacSynchronizationSequence": {"NominalCardiacTriggerDelayTime": "TriggerTime"},
+    "FrameContentSequence": {"TemporalPositionIndex": "InstanceNumber"},
+    "MRImageFrameTypeSequence": {"ComplexImageComponent": ""},
+}
+OF_THE_IMAGE = ("Rows", "Columns", "BitsAllocated", "PixelRepresentation", "SamplesPerPixel")
 COLLINEAR = 0.999
+FASTEST = 1e5  # of a private element in its unit: more is no velocity
 MAX_META = 10_000
 SPACING_TOLERANCE = 0.01  # of the slice distance
 DUPLICATE_MM = 1e-3
@@ -60,8 +73,9 @@ def read(path: PathLike, choices: Choices) -> Raw:
         data = read_bytes_checked(file, limit=left)
         left -= len(data)
         digest.update(data)
-        slice_ = _parse(data, file)
-        series.setdefault(str(slice_.get("SeriesInstanceUID", "")), []).append((slice_, file))
+        image = _parse(data, file)
+        frames = series.setdefault(str(image.get("SeriesInstanceUID", "")), [])
+        frames += [(slice_, file) for slice_ in _expanded(image, file)]
     if choices.key is None and len(series) != 1:
         found, remedy = ", ".join(sorted(series)[:2]), "choose with --key UID"
         raise DataError(f"{len(series)} series", path=path, found=found, remedy=remedy)
@@ -116,18 +130,77 @@ def _with_encoding(raw: Raw, slices: list[tuple[Any, Path]]) -> Raw:
             return replace(
                 raw, venc_ms=venc, direction=_axis_of(way, raw), notes=(*raw.notes, note)
             )
-        for vendor, tag, unit in VENDORS:
+        for vendor, tag, unit, form in VENDORS:
             element = slice_.get(tag)
-            if element is None:
-                continue
-            words = re.findall(r"\d+(?:\.\d+)?", str(element.value))
-            speeds = [float(word) * unit for word in words if float(word) > 0]
+            speeds = [] if element is None else [unit * v for v in _values(element.value, form)]
             if speeds:
                 note = f"venc {max(speeds):g} m/s of a private tag: untested on {vendor} scanners"
                 return replace(raw, venc_ms=max(speeds), notes=(*raw.notes, note))
     except DAMAGED as error:
         raise DataError("damaged velocity encoding", path=slices[0][1]) from error
     return raw
+
+
+def _values(value: Any, form: str) -> list[float]:
+    """Return the positive numbers in a private element, also where its type was not stated."""
+    if isinstance(value, bytes) and form:
+        kind = {("i", 2): "<i2", ("i", 4): "<i4"}.get((form, len(value)), "<f4")
+        found = np.frombuffer(value[: len(value) // 4 * 4 or 2], kind).astype(float).tolist()
+    else:
+        text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+        found = [float(word) for word in re.findall(r"\d+(?:\.\d+)?", text)]
+    return [number for number in found if 0.0 < number < FASTEST]
+
+
+def _expanded(image: Any, file: Path) -> list[Any]:
+    """Return the frames of an enhanced image as slices, any other image as it is.
+
+    DICOM PS3.3 C.7.6.16: what the frames share stands in one group, the rest in one a frame.
+    """
+    groups = image.get("PerFrameFunctionalGroupsSequence") or ()
+    if not groups:
+        return [image]
+    from pydicom.dataset import Dataset
+
+    shared = (image.get("SharedFunctionalGroupsSequence") or (Dataset(),))[0]
+    data, count = image.get("PixelData") or b"", _number(image, "NumberOfFrames", 1, file)
+    bits = _numbers(image, "BitsAllocated", 1, file)[0]
+    pixels = [int(_numbers(image, name, 1, file)[0]) for name in ("Rows", "Columns")]
+    size = pixels[0] * pixels[1] * int(bits) // 8
+    if (
+        count != len(groups)
+        or size < 1
+        or len(data) not in (size * len(groups), size * len(groups) + 1)
+    ):
+        found, need = (
+            f"{len(data)} bytes, {len(groups)} groups",
+            f"{count:g} frames of {size} bytes",
+        )
+        raise DataError("frames missing or truncated", path=file, found=found, need=need)
+    frames, kinds = [], set()
+    for number, group in enumerate(groups):
+        frame = Dataset()
+        for name in OF_THE_IMAGE:
+            setattr(frame, name, image.get(name, 1 if name == "SamplesPerPixel" else 0))
+        for sequence, names in FRAME_ATTRIBUTES.items():
+            for item in (group.get(sequence) or shared.get(sequence) or ())[:1]:
+                for name, own in names.items():
+                    if item.get(name) is not None:
+                        setattr(frame, own or name, item.get(name))
+        encoding = group.get("MRVelocityEncodingSequence") or shared.get(
+            "MRVelocityEncodingSequence"
+        )
+        if encoding:
+            frame.MRVelocityEncodingSequence = encoding
+        way = tuple(encoding[0].get("VelocityEncodingDirection") or ()) if encoding else ()
+        kinds.add((str(frame.get("ComplexImageComponent", "")), way))
+        frame.PixelData = data[number * size : (number + 1) * size]
+        frames.append(frame)
+    if len(kinds) > 1:
+        found = "; ".join(sorted(f"{part or 'image'} {list(way)}" for part, way in kinds)[:3])
+        remedy = "export magnitude and each direction of velocity apart"
+        raise DataError("frames of several kinds", path=file, found=found, remedy=remedy)
+    return frames
 
 
 def _axis_of(way_lps: NDArray[np.float64], raw: Raw) -> str:
@@ -198,7 +271,8 @@ def _pixels(slice_: Any, file: Path) -> NDArray[Any]:
     rows, columns, bits = (
         int(_numbers(slice_, n, 1, file)[0]) for n in ("Rows", "Columns", "BitsAllocated")
     )
-    if _number(slice_, "NumberOfFrames", 1, file) > 1 or slice_.get("SamplesPerPixel", 1) != 1:
+    many = _number(slice_, "NumberOfFrames", 1, file) > 1
+    if many or slice_.get("SamplesPerPixel", 1) != 1:
         remedy = "convert it with dcm2niix"
         raise DataError("not a single grey slice", path=file, remedy=remedy)
     if bits not in (8, 16, 32):
