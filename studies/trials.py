@@ -22,6 +22,8 @@ import torch
 
 from vesselseg import metrics, nets, synth
 from vesselseg.config import build
+from vesselseg.dataset import subset
+from vesselseg.dataset.folder import Item
 from vesselseg.errors import NoInterfaceError
 from vesselseg.fields import Case
 from vesselseg.io.atomic import write_bytes
@@ -37,13 +39,34 @@ MEASURES = ("dice", "iou", "wall_voxel", "hd95_voxel", "cl_dice")
 
 @dataclass(frozen=True)
 class Pool:
-    """A finite set of synthetic images as a case source: index modulo its size."""
+    """A finite set of synthetic images as a case source: index modulo its size.
+
+    Of the set ``share`` may be kept: the hardest and most different images.
+    """
 
     size: int
+    share: float = 1.0
+
+    @functools.cached_property
+    def kept(self) -> list[int]:
+        """Numbers of the images."""
+        if self.share == 1:
+            return list(range(self.size))
+        return subset.choose(
+            [item(drawn("train", SEEDS["train"], n)) for n in range(self.size)], self.share
+        )
 
     def __call__(self, seed: int, index: int) -> Case:
         """Return an image of the pool, or, for the seed of validation, of another one."""
-        return drawn("train", SEEDS["train"] + seed // 1_000_003, index % self.size)
+        number = self.kept[index % len(self.kept)]
+        return drawn("train", SEEDS["train"] + seed // 1_000_003, number)
+
+
+def item(case: Case) -> Item:
+    """Return a case as a file of a folder would be read."""
+    image = np.stack([nets.normalise(c, case.facts["polarity"] == "dark") for c in case.image])
+    labels = (case.phi < 0).astype(np.uint8)
+    return Item(image, case.phi, case.centreline, labels, case.phi, (1.0,) * case.phi.ndim)
 
 
 @functools.lru_cache(maxsize=2048)
@@ -54,12 +77,12 @@ def drawn(family: str, seed: int, index: int) -> Case:
     return synth.case(seed, 2 * index, settings)
 
 
-def trial(changes: Mapping[str, Any], size: int, seed: int) -> dict[str, float]:
+def trial(changes: Mapping[str, Any], pool: Pool, seed: int) -> dict[str, float]:
     """Train a network on a pool of images and judge it; return its row."""
     config = build(TrainConfig, {**BASE, **changes, "seed": seed})
     clock = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        made = fit(config, Pool(size), Path(folder))
+        made = fit(config, pool, Path(folder))
         net = checkpoint.network(checkpoint.load(made))
     row = {"cpu_s": time.process_time() - clock}
     row["parameters"] = float(sum(p.numel() for p in net.parameters()))
@@ -111,10 +134,10 @@ def scores(level: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Study:
-    """A table of trials: name -> (changes of the settings, size of the pool)."""
+    """A table of trials: name -> (changes of the settings, pool or its size)."""
 
     name: str
-    trials: Mapping[str, tuple[Mapping[str, Any], int]]
+    trials: Mapping[str, tuple[Mapping[str, Any], int | Pool]]
     note: str
 
     def run(self, steps: int, seeds: Iterable[int], file: Path) -> dict[str, Any]:
@@ -129,7 +152,8 @@ class Study:
                 if key in rows:
                     continue
                 length = {} if {"steps", "epochs"} & changes.keys() else {"steps": steps}
-                rows[key] = trial({**length, **changes}, size, seed)
+                pool = size if isinstance(size, Pool) else Pool(size)
+                rows[key] = trial({**length, **changes}, pool, seed)
                 print(f"{key:<36} Dice {rows[key]['dice']:.3f}  {rows[key]['cpu_s']:.0f} CPU s")
                 write_bytes(file, self.text(rows, steps))
         write_bytes(file, self.text(rows, steps))
@@ -202,7 +226,8 @@ def main(study: Study, steps: int, seeds: int, extra: Callable[[Any], str] | Non
         home = Path(folder) if given.quick else RESULTS
         if given.quick:
             short = {
-                n: ({**c, "steps": 2, "epochs": None}, 8) for n, (c, _) in study.trials.items()
+                n: ({**c, "steps": 2, "epochs": None}, Pool(8, getattr(pool, "share", 1.0)))
+                for n, (c, pool) in study.trials.items()
             }
             study = Study(study.name, short, study.note)
         file = home / f"{study.name}.json"
