@@ -335,6 +335,9 @@ def test_refusals_name_the_fault_and_write_nothing(prior, tmp_path):
         export(still, "stl", tmp_path / "x", unit="inch")
     with pytest.raises(ConfigError, match="bad name"):
         export(still, "stl", tmp_path / "a b;c")
+    for target, name in (("stl", "x.stl"), ("nifti", "x.nii.gz"), ("palabos", "x.json")):
+        with pytest.raises(ConfigError, match=r"is added by the export; give x$"):
+            export(still, target, tmp_path / name)
     assert not list(tmp_path.iterdir())
     export(still, "peclet", tmp_path / "x")
     before = {f: f.read_bytes() for f in tmp_path.iterdir()}

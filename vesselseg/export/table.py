@@ -113,6 +113,10 @@ def export(
     scene = Scene(prior, path.name, unit or chosen.unit)
     files = chosen.write(scene)
     files[".json"] = _statement(scene, target, chosen, list(files))
+    for ending in {"." + suffix.split(".", 1)[1] for suffix in files}:
+        if path.name.endswith(ending):
+            remedy = f"give {path.name.removesuffix(ending)}"
+            raise ConfigError(f"{ending} is added by the export", path=path, remedy=remedy)
     check_folder(path.parent)
     targets = {path.with_name(path.name + suffix): data for suffix, data in files.items()}
     for file in targets:
