@@ -1,5 +1,6 @@
 """The documentation of the format says what the code does."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from vesselseg.grid import Grid
 from vesselseg.prior.schema import OPENING, OPENING_UNITS, markdown_table
 
-TEXT = (Path(__file__).parents[2] / "docs" / "prior-format.md").read_text()
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "prior-format.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
@@ -78,3 +80,11 @@ def test_viewer_lines_work(written):
     if prior.phi_mean_m.ndim == 3:
         radius = np.linalg.norm(names["contour"].points - centre, axis=1)
         assert np.abs(radius - 5e-3).max() < 0.08e-3
+
+
+def test_the_figures_of_the_draws_are_those_of_the_study():
+    found = json.loads((ROOT / "studies" / "results" / "draws.json").read_text())["table"]
+    degrees = [f"{row['normals, degrees rms']:.1f}°" for row in found]
+    assert f"{degrees[0]}, {degrees[1]} and {degrees[2]} rms" in TEXT
+    ratio = [row["variance of the draws / of the file"] for row in found]
+    assert max(abs(r - 1) for r in ratio) < 0.003 and "within 0.3 %" in TEXT
