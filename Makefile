@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 NO_VENV := vesselseg: error: $(PYTHON) cannot make virtual environments; \
 	install the Debian package python3-venv
 
-.PHONY: demo test lint bench style
+.PHONY: demo test lint bench style gpu
 
 demo: .venv/.core
 	$(BIN)/vesselseg demo -o out --overwrite
@@ -21,6 +21,9 @@ lint: .venv/.dev
 
 bench: .venv/.core
 	$(BIN)/python studies/bench_path.py
+
+gpu: .venv/.test
+	studies/on_device.sh
 
 style:
 	@$(PYTHON) studies/style.py

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -22,6 +24,8 @@ from .catalogue import EXACT, KERNELS
 # CuPy forces -ftz=true on every kernel; it stands here for the resource checks.
 OPTIONS = ("--std=c++17", "-ftz=true", "-prec-div=false", "-prec-sqrt=false")
 MOST_VOXELS = 2**31 - 1  # kernels count in 32 bits
+
+LINES = "-lineinfo"  # places in the sources for NVIDIA's profilers; the machine code stays the same
 
 C_TYPES: dict[str, Any] = {
     "float": np.float32,
@@ -161,13 +165,17 @@ class Recording:
 
 
 class Device:
-    """One GPU: ``launch``, ``record`` and ``later`` work on CuPy's current stream."""
+    """One GPU: ``launch``, ``record`` and ``later`` work on CuPy's current stream.
 
-    def __init__(self, index: int) -> None:
+    With ``lines`` the kernels know their places in the sources, for NVIDIA's profilers.
+    """
+
+    def __init__(self, index: int, lines: bool = False) -> None:
         import cupy
 
         self.xp: Any = cupy
         self.index = index
+        self.more = (LINES,) if lines else ()
         self._recording: list[Callable[[], None]] | None = None
         with cupy.cuda.Device(index) as device:
             self.multiprocessors = int(device.attributes["MultiProcessorCount"])
@@ -176,7 +184,7 @@ class Device:
         """Launch an instance of the catalogue on arrays of this device and numbers."""
         kernel = KERNELS[instance.partition("<")[0]]
         bound = tuple(bind(instance, args))
-        function = _compiled(self.index, instance)
+        function = _compiled(self.index, instance, self.more)
         grid = (kernel.per_sm * self.multiprocessors,), (kernel.threads,)
         run = functools.partial(function, *grid, bound)
         if self._recording is not None:
@@ -223,18 +231,60 @@ class Device:
 
 
 @functools.cache
-def device(index: int) -> Device:
+def device(index: int, lines: bool = False) -> Device:
     """Return the GPU of an index."""
-    return Device(index)
+    return Device(index, lines)
 
 
 def device_of(array: Any) -> Device:
-    """Return the GPU that holds a CuPy array."""
-    return device(array.device.id)
+    """Return the GPU that holds an array: CuPy's, torch's, or another's that speaks DLPack."""
+    return device(int(array.__dlpack_device__()[1]))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stream of another library, as CuPy takes it."""
+
+    pointer: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """Return the version of the protocol and the stream's handle."""
+        return 0, self.pointer
+
+
+def stream_of(array: Any) -> Stream | None:
+    """Return the stream on which torch works now, for its arrays; None for those of others."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(array, torch.Tensor):
+        return None
+    return Stream(int(torch.cuda.current_stream(array.device).cuda_stream))
+
+
+@contextmanager
+def torchs_memory() -> Iterator[None]:
+    """Let CuPy take its memory from torch's pool, so that there is one pool and not two.
+
+    Needs torch imported and a CUDA device; graphs recorded inside keep what they use.
+    """
+    import cupy
+
+    torch = sys.modules["torch"].cuda
+
+    def malloc(size: int, index: int) -> int:
+        stream = cupy.cuda.get_current_stream().ptr
+        return int(torch.caching_allocator_alloc(size, index, stream)) if size else 0
+
+    def free(pointer: int, index: int) -> None:
+        if pointer:
+            torch.caching_allocator_delete(pointer)
+
+    pool = cupy.cuda.PythonFunctionAllocator(malloc, free)
+    with cupy.cuda.using_allocator(pool.malloc):
+        yield
 
 
 @functools.cache
-def _compiled(index: int, instance: str) -> Any:
+def _compiled(index: int, instance: str, more: tuple[str, ...]) -> Any:
     """Return the function of an instance, compiled once for a device; CuPy keeps it on disk."""
     import cupy
 
@@ -242,7 +292,7 @@ def _compiled(index: int, instance: str) -> Any:
     with cupy.cuda.Device(index):
         module = cupy.RawModule(
             code=source(file),
-            options=options(instance),
+            options=(*options(instance), *more),
             name_expressions=[instance],
             backend="nvrtc",
         )

@@ -18,16 +18,18 @@ __device__ __forceinline__ int sign_of(T x) {
 template <typename T, int ORDER>
 __device__ __forceinline__ T slope_sq(bool outside, T m3, T m2, T m1, T c0, T p1, T p2, T p3,
                                       bool inner, T far, T h) {
-    if (ORDER == 5) {
-        const T low = fmax(fabs(m3), fmax(fabs(m2), fabs(m1)));
-        const T most = fmax(low, fmax(fabs(p1), fmax(fabs(p2), fabs(p3))));
-        if (inner && most < far) {
-            const Pair<T> d = weno5_pair(m3, m2, m1, c0, p1, p2, p3, h);
-            return upwind_sq(d.left, d.right, outside);
-        }
+    const Differences<T> f = differences(m3, m2, m1, c0, p1, p2, p3);
+    Pair<T> d;
+    T scale = T(1) / (h * h);
+    const T low = fmax(fabs(m3), fmax(fabs(m2), fabs(m1)));
+    const T most = fmax(low, fmax(fabs(p1), fmax(fabs(p2), fabs(p3))));
+    if (ORDER == 5 && inner && most < far) {
+        d = weno5_sides(f, h);
+        scale *= T(1.0 / 144.0);
+    } else {
+        d = eno2_sides(f);
     }
-    const Pair<T> d = eno2_pair(m2, m1, c0, p1, p2, h);
-    return upwind_sq(d.left, d.right, outside);
+    return upwind_sq(d.left, d.right, outside) * scale;
 }
 
 // New value of a stage out = ca base + cb (u + dt (1 - |grad u|)), of the sign of phi.

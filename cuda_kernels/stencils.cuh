@@ -26,40 +26,16 @@ __device__ __forceinline__ double reciprocal(double x) { return 1.0 / x; }
 
 // Twelve times Phi of four second differences: WENO5's distance from the central difference.
 // Jiang & Peng 2000, eq. 2.19. Smoothness comes as 13 (a - b)^2 + epsilon of neighbours and the other
-// half of each term; it is scaled, so that its powers stay in range. left and right are
-// a - 2 b + c and b - 2 c + d.
+// half of each term; for spacings from 0.02 mm its squared reciprocals stay in range. left and right
+// are a - 2 b + c and b - 2 c + d.
 template <typename T>
 __device__ __forceinline__ T weno5_bend(T e0, T e1, T e2, T u0, T u1, T u2, T left, T right) {
-    e0 += T(3) * u0 * u0;
-    e1 += T(3) * u1 * u1;
-    e2 += T(3) * u2 * u2;
-    const T scale = reciprocal(e0 + e1 + e2);
-    e0 *= scale;
-    e1 *= scale;
-    e2 *= scale;
-    const T w0 = e1 * e2 * (e1 * e2);
-    const T w1 = T(6) * (e0 * e2 * (e0 * e2));
-    const T w2 = T(3) * (e0 * e1 * (e0 * e1));
+    const T r0 = reciprocal(e0 + T(3) * u0 * u0);
+    const T r1 = reciprocal(e1 + T(3) * u1 * u1);
+    const T r2 = reciprocal(e2 + T(3) * u2 * u2);
+    const T w0 = r0 * r0, w1 = T(6) * (r1 * r1), w2 = T(3) * (r2 * r2);
     const T total = w0 + w1 + w2;
     return (T(4) * w0 * left + (T(2) * w2 - total) * right) * reciprocal(total);
-}
-
-// Left and right WENO5 derivatives of seven samples with spacing h. The formulas are the twin's; what
-// the sides share is computed once, as differences of the second differences s.
-template <typename T>
-__device__ __forceinline__ Pair<T> weno5_pair(T m3, T m2, T m1, T c0, T p1, T p2, T p3, T h) {
-    const T d0 = m2 - m3, d1 = m1 - m2, d2 = c0 - m1;
-    const T d3 = p1 - c0, d4 = p2 - p1, d5 = p3 - p2;
-    const T s0 = d1 - d0, s1 = d2 - d1, s2 = d3 - d2, s3 = d4 - d3, s4 = d5 - d4;
-    const T t0 = s1 - s0, t1 = s2 - s1, t2 = s3 - s2, t3 = s4 - s3;
-    const T epsilon = T(12 * 1.2e-5f) * (h * h);
-    const T q0 = epsilon + T(13) * t0 * t0, q1 = epsilon + T(13) * t1 * t1;
-    const T q2 = epsilon + T(13) * t2 * t2, q3 = epsilon + T(13) * t3 * t3;
-    const T central = T(7) * (d2 + d3) - (d1 + d4), middle = t2 - t1;
-    const T below = weno5_bend(q0, q1, q2, s0 - T(3) * s1, s1 + s2, T(3) * s2 - s3, t1 - t0, middle);
-    const T above = weno5_bend(q3, q2, q1, s4 - T(3) * s3, s3 + s2, T(3) * s2 - s1, t3 - t2, middle);
-    const T g = T(1) / (T(12) * h);
-    return {(central - below) * g, (central + above) * g};
 }
 
 // The argument of smaller magnitude if both have one sign, else zero.
@@ -69,22 +45,61 @@ __device__ __forceinline__ T minmod(T a, T b) {
     return (a > T(0)) == (b > T(0)) ? small : T(0) * a;
 }
 
+// First differences d and second differences s of seven samples: what all schemes are made of.
+template <typename T>
+struct Differences {
+    T d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4;
+};
+
+template <typename T>
+__device__ __forceinline__ Differences<T> differences(T m3, T m2, T m1, T c0, T p1, T p2, T p3) {
+    const T d0 = m2 - m3, d1 = m1 - m2, d2 = c0 - m1, d3 = p1 - c0, d4 = p2 - p1, d5 = p3 - p2;
+    return {d0, d1, d2, d3, d4, d5, d1 - d0, d2 - d1, d3 - d2, d4 - d3, d5 - d4};
+}
+
+// Left and right WENO5 derivatives, times 12 h. The formulas are the twin's; what the sides share is
+// computed once, as differences of the second differences.
+template <typename T>
+__device__ __forceinline__ Pair<T> weno5_sides(const Differences<T> &f, T h) {
+    const T t0 = f.s1 - f.s0, t1 = f.s2 - f.s1, t2 = f.s3 - f.s2, t3 = f.s4 - f.s3;
+    const T epsilon = T(12 * 1.2e-5f) * (h * h);
+    const T q0 = epsilon + T(13) * t0 * t0, q1 = epsilon + T(13) * t1 * t1;
+    const T q2 = epsilon + T(13) * t2 * t2, q3 = epsilon + T(13) * t3 * t3;
+    const T central = T(7) * (f.d2 + f.d3) - (f.d1 + f.d4), middle = t2 - t1;
+    const T below = weno5_bend(q0, q1, q2, f.s0 - T(3) * f.s1, f.s1 + f.s2, T(3) * f.s2 - f.s3,
+                               t1 - t0, middle);
+    const T above = weno5_bend(q3, q2, q1, f.s4 - T(3) * f.s3, f.s3 + f.s2, T(3) * f.s2 - f.s1,
+                               t3 - t2, middle);
+    return {central - below, central + above};
+}
+
+// Left and right second-order ENO derivatives, times h.
+template <typename T>
+__device__ __forceinline__ Pair<T> eno2_sides(const Differences<T> &f) {
+    return {f.d2 + T(0.5) * minmod(f.s1, f.s2), f.d3 - T(0.5) * minmod(f.s3, f.s2)};
+}
+
+// Left and right WENO5 derivatives of seven samples with spacing h.
+template <typename T>
+__device__ __forceinline__ Pair<T> weno5_pair(T m3, T m2, T m1, T c0, T p1, T p2, T p3, T h) {
+    const Pair<T> d = weno5_sides(differences(m3, m2, m1, c0, p1, p2, p3), h);
+    const T g = T(1) / (T(12) * h);
+    return {d.left * g, d.right * g};
+}
+
 // Left and right second-order ENO derivatives of five samples with spacing h.
 template <typename T>
 __device__ __forceinline__ Pair<T> eno2_pair(T m2, T m1, T c0, T p1, T p2, T h) {
+    const Pair<T> d = eno2_sides(differences(T(0), m2, m1, c0, p1, p2, T(0)));
     const T g = T(1) / h;
-    const T middle = m1 + p1 - T(2) * c0;
-    const T left = c0 - m1 + T(0.5) * minmod(m2 - T(2) * m1 + c0, middle);
-    const T right = p1 - c0 - T(0.5) * minmod(p2 - T(2) * p1 + c0, middle);
-    return {left * g, right * g};
+    return {d.left * g, d.right * g};
 }
 
 // Godunov's squared derivative of |grad phi| for a front moving outward or inward.
 template <typename T>
 __device__ __forceinline__ T upwind_sq(T left, T right, bool outward) {
-    T a = outward ? left : -left;
-    T b = outward ? right : -right;
-    a = a > T(0) ? a : T(0) * a;
-    b = b < T(0) ? b : T(0) * b;
-    return a * a > b * b ? a * a : b * b;
+    const T a = outward ? left : -left;
+    const T b = outward ? right : -right;
+    const T most = fmax(fmax(a, -b), T(0));
+    return most * most + T(0) * (a + b);  // a maximum drops NaN
 }

@@ -120,8 +120,8 @@ def advect(
     Returns
     -------
     array
-        phi at the end, same shape; not redistanced. A CuPy array gives a CuPy array, by the CUDA
-        kernels.
+        phi at the end, same shape; not redistanced. An array of a CUDA device, of CuPy or
+        torch, gives one of the same kind, by the CUDA kernels.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def advect(
         raise ConfigError("bad curvature_weight", found=curvature_weight, need=">= 0")
     if lies_on_gpu(phi):
         drive, device = (speed, velocity, curvature_weight), launch.device_of(phi)
-        with on_device.current(device):
+        with on_device.current(device, phi):
             there: NDArray = on_device.advect(
                 device, phi, spacing_mm, time, drive, SCHEMES[scheme], time_step, band_mm
             )

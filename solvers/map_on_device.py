@@ -510,6 +510,12 @@ def judged(problem: Problem, array: NDArray[np.float64], number: int, room: int)
     return Judged(math.sqrt(max(squares, 0.0) / counted), lumen, in_faces, facts)
 
 
+def room_for(problem: Problem) -> int:
+    """Return how many entries to make room for: more than the first band has."""
+    near = int(np.count_nonzero(np.abs(problem.start) <= problem.band_mm))
+    return int(ROOM * near) + LEAST_ROOM
+
+
 Refined = tuple[NDArray, NDArray, dict[str, float], StopReason, Rows]
 
 
@@ -520,8 +526,7 @@ def refined(
 
     A list that the band outgrows is made anew with more room, and all begins again.
     """
-    near = int(np.count_nonzero(np.abs(problem.start) <= problem.band_mm))
-    room = int(ROOM * near) + LEAST_ROOM
+    room = room_for(problem)
     while True:
         try:
             return _refined(map_for(device, problem, room), watch, rests, progress)

@@ -8,13 +8,15 @@ graph and replayed. They take the decisions of the Numba path, which is the refe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from vesselseg.cuda_kernels import launch
 from vesselseg.cuda_kernels.tiles import ROWS, tile_count
 from vesselseg.errors import DataError, NoInterfaceError
 
@@ -286,10 +288,30 @@ def launch_evolution(
     box.copy(buffers[0], phi)
 
 
-def current(device: Device) -> AbstractContextManager[Any]:
-    """Make a device the one on which CuPy allocates."""
+@contextmanager
+def current(device: Device, like: Array = None) -> Iterator[None]:
+    """Work on a device, on torch's stream where an array is torch's."""
     cuda = getattr(device.xp, "cuda", None)
-    return nullcontext() if cuda is None else cuda.Device(device.index)
+    if cuda is None:
+        yield
+        return
+    stream = None if like is None else launch.stream_of(like)
+    with cuda.Device(device.index), cuda.Stream.from_external(stream) if stream else nullcontext():
+        yield
+
+
+def adopted(device: Device, array: Array) -> Array:
+    """Return an array of any library as the device's own, without a copy (DLPack)."""
+    if isinstance(array, device.xp.ndarray) or not hasattr(array, "__dlpack__"):
+        return array
+    return device.xp.from_dlpack(array.detach() if hasattr(array, "detach") else array)
+
+
+def given_back(array: Array, like: Array) -> Array:
+    """Return an array as one of the caller's library, without a copy (DLPack)."""
+    if isinstance(array, type(like)):
+        return array
+    return sys.modules[type(like).__module__.partition(".")[0]].from_dlpack(array)
 
 
 # --- whole calls on arrays of a device ---------------------------------------------------------
@@ -300,7 +322,7 @@ def asfield(
 ) -> tuple[Array, tuple[float, ...]]:
     """Return what ``field.asfield`` returns, of an array of the device."""
     xp = device.xp
-    array = xp.asarray(phi)
+    array = adopted(device, phi)
     spacing, diameter, dtype = checked(array, spacing_mm)
     finite = int(xp.isfinite(array).sum())
     if finite < array.size:
@@ -321,7 +343,8 @@ def redistance(
     if int(to_host(device, room.count)[0]) == 0:
         raise NoInterfaceError("no wall in the level set", need="both signs")
     nz, ny, nx = field.shape
-    return like_input(device.xp.ascontiguousarray(out[:nz, :ny, :nx]), phi)
+    found = device.xp.ascontiguousarray(out[:nz, :ny, :nx])
+    return given_back(like_input(found, phi), phi)
 
 
 def at_least_four(xp: Any, phi: Array) -> Array:
@@ -358,7 +381,7 @@ def advect(
     real = spacing[box.shape[0] == 1 :]
     count = steps_for(time, time_step, step_limit(real, normal, vector, bent, CFL))
     if count == 0:
-        return like_input(field.copy(), phi)
+        return given_back(like_input(field.copy(), phi), phi)
     field, clock = field.copy(), xp.asarray([time / count, float(count), 0.0])
     buffers = [box.empty() for _ in scheme.stages[1:]]
     launch_march(box, band, drive, scheme, field, buffers, clock, count)
@@ -366,19 +389,19 @@ def advect(
     box.launch("inspect_tiles", field, *band.listed, band.rim, most, least, *box.shape)
     high, low = (read_bits(to_host(device, bits), box.shape) for bits in (most, least))
     require_in_band(high, low, box.shape, spacing, count)
-    return like_input(field, phi)
+    return given_back(like_input(field, phi), phi)
 
 
 def drive_of(box: Box, phi: Array, speed: Any, velocity: Any, curvature_weight: float) -> Drive:
     """Return what moves a wall as flat arrays of the device and of the field's type."""
     xp = box.device.xp
     if speed is not None:
-        speed = xp.asarray(speed, dtype=box.dtype)
+        speed = xp.asarray(adopted(box.device, speed), dtype=box.dtype)
         if speed.ndim > 0:
             require_shape(speed, phi.shape, "speed")
         speed = xp.ascontiguousarray(speed).reshape(-1)
     if velocity is not None:
-        velocity = xp.asarray(velocity, dtype=box.dtype)
+        velocity = xp.asarray(adopted(box.device, velocity), dtype=box.dtype)
         require_shape(velocity, (*phi.shape, phi.ndim), "velocity")
         velocity = xp.ascontiguousarray(velocity).reshape(-1, phi.ndim)
     bend = xp.full(1, curvature_weight, box.dtype) if curvature_weight > 0.0 else None

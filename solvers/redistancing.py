@@ -139,8 +139,8 @@ def redistance(
     Returns
     -------
     array
-        Same shape, float64 for float64 input, else float32; mm. A CuPy array gives a CuPy array,
-        by the CUDA kernels of the closest points.
+        Same shape, float64 for float64 input, else float32; mm. An array of a CUDA device, of
+        CuPy or torch, gives one of the same kind, by the CUDA kernels of the closest points.
 
     Raises
     ------
@@ -156,7 +156,7 @@ def redistance(
             need = "closest-point"
             raise ConfigError("method without CUDA kernels", found=method, need=need)
         device = launch.device_of(phi)
-        with on_device.current(device):
+        with on_device.current(device, phi):
             there: NDArray = on_device.redistance(device, phi, spacing_mm, band_mm)
         return there
     field, spacing = asfield(phi, spacing_mm)

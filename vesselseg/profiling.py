@@ -123,7 +123,7 @@ def profile(
         return general | measured(quick, seed, progress)
     from . import profiling_gpu
 
-    gpu = launch.device(chosen.index)
+    gpu = launch.device(chosen.index, lines=True)
     found = profiling_gpu.measured(gpu, quick, seed, progress)
     return general | {"device": profiling_gpu.gpu_facts(gpu)} | found
 

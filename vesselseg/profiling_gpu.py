@@ -28,8 +28,8 @@ from .profiling import (
     swaying,
     vessel_tree,
 )
-from .solvers import on_device, redistance, stable_time_step
-from .solvers.refine import refine
+from .solvers import map_on_device, on_device, redistance, stable_time_step
+from .solvers.refine import pose, refine
 from .solvers.schemes import SCHEMES
 from .solvers.settings import RefineSettings
 
@@ -219,7 +219,7 @@ def resources(device: Any, name: str) -> dict[str, Any]:
 
 
 def jobs_on(device: Any, phi: NDArray[np.float32]) -> list[dict[str, Any]]:
-    """Time redistancing, job R with a graph and without, and flows, on one vessel tree."""
+    """Time redistancing, job R with a graph and without, refinements, on one vessel tree."""
     spacing, xp = (1.0,) * 3, device.xp
     start, speed = redistance(phi, spacing, band_mm=BAND), swaying(phi.shape)
     field = xp.array(start)
@@ -267,7 +267,7 @@ def jobs_on(device: Any, phi: NDArray[np.float32]) -> list[dict[str, Any]]:
     if max(phi.shape) <= JOB_CHECKED:
         rows[1] |= compared(on_device.to_host(device, field), job_r(start, speed))
     rows[1]["peak_bytes"] = pool_bytes(device)
-    return rows + flows_on(device, phi, start)
+    return rows + refinements_on(device, phi, start)
 
 
 def compared(found: NDArray, expected: NDArray) -> dict[str, float]:
@@ -286,16 +286,43 @@ def pool_bytes(device: Any) -> int | None:
     return int(device.xp.get_default_memory_pool().total_bytes())
 
 
-def flows_on(device: Any, phi: NDArray[np.float32], start: NDArray) -> list[dict[str, Any]]:
-    """Time a flow as a user calls it: from arrays of the host and back."""
+def refinements_on(device: Any, phi: NDArray[np.float32], start: NDArray) -> list[dict[str, Any]]:
+    """Time refinements as a user calls them, from arrays of the host and back, and a step alone."""
     grid = Grid.from_spacing(phi.shape, (1.0,) * 3)
     level_set, image = LevelSet(start, grid, BAND), Volume(noisy_image(phi), grid)
-    settings = RefineSettings(energy="chan_vese", iterations=5, tolerance=1e-9)
-    taken = []
-    with named(device, "chan_vese"):
-        for _ in range(3):
-            clock = time.perf_counter()
-            refine(level_set, image, settings, device=device)
-            taken.append(time.perf_counter() - clock)
-    name = "chan_vese, 5 steps, arrays of the host"
-    return [{"name": name, "shape": list(phi.shape), **quantiles(taken[1:])}]
+    flow = RefineSettings(energy="chan_vese", iterations=5, tolerance=1e-9)
+    rows = []
+    for name, settings in (("chan_vese, 5 steps", flow), ("map to its own stop", None)):
+        taken = []
+        with named(device, name):
+            for _ in range(3):
+                clock = time.perf_counter()
+                found = refine(level_set, image, settings, device=device)
+                taken.append(time.perf_counter() - clock)
+        rows.append({"name": f"{name}, arrays of the host", "shape": list(phi.shape),
+                     **quantiles(taken[1:]), "steps": found.steps})  # fmt: skip
+    return [*rows, map_step_on(device, level_set, image)]
+
+
+def map_step_on(device: Any, level_set: LevelSet, image: Volume) -> dict[str, Any]:
+    """Time one step of ``map`` as a replayed graph, and how long the host is busy with it."""
+    problem = pose(level_set, image, RefineSettings())
+    clock = time.perf_counter()
+    to = map_on_device.map_for(device, problem, map_on_device.room_for(problem))
+    step = device.record(lambda: map_on_device.launch_step(to, False))
+    recorded = time.perf_counter() - clock
+
+    def again() -> None:
+        to.phi[...] = to.start
+
+    with named(device, "map, a step"):
+        taken = seconds_on(device, step, again)
+    again()
+    clock = time.perf_counter()
+    step()
+    return {
+        "name": "map, a step", "shape": list(problem.start.shape), **quantiles(taken),
+        "host_ms": 1e3 * (time.perf_counter() - clock), "recording_ms": 1e3 * recorded,
+        "launches": len(step.launches), "graph": step.graph is not None,
+        "peak_bytes": pool_bytes(device),
+    }  # fmt: skip

@@ -7,6 +7,7 @@ from vesselseg import profiling, profiling_gpu
 from vesselseg.cuda_kernels.catalogue import instances
 from vesselseg.errors import NumericalError
 from vesselseg.fields import silent
+from vesselseg.solvers import redistance
 
 
 def test_a_profile_of_a_device_holds_every_kernel_and_job(monkeypatch):
@@ -17,7 +18,7 @@ def test_a_profile_of_a_device_holds_every_kernel_and_job(monkeypatch):
     monkeypatch.setattr(profiling_gpu, "MOST_SECONDS", 0.0)
     monkeypatch.setattr(profiling_gpu, "STEPS", 5)
     monkeypatch.setattr(profiling, "STEPS", 5)
-    monkeypatch.setattr(profiling_gpu, "flows_on", lambda *arguments: [])  # see test_on_device.py
+    monkeypatch.setattr(profiling_gpu, "refinements_on", lambda *arguments: [])  # the next test
     found = profiling_gpu.measured(host_device(), True, 7, silent)
     assert [row["name"] for row in found["kernels"]] == chosen
     assert set(chosen) <= set(instances())
@@ -37,3 +38,18 @@ def test_a_wrong_kernel_gets_no_time():
     assert profiling_gpu.checked(device, "wall_sums<float>", 1) < 1e-9
     with pytest.raises(NumericalError, match="kernel total is wrong"):
         profiling_gpu.checked(device, "total", 1)
+
+
+@pytest.mark.slow
+def test_refinements_are_timed_with_and_without_the_host(monkeypatch):
+    monkeypatch.setattr(profiling_gpu, "MOST_SECONDS", 0.0)
+    phi = profiling.vessel_tree(16)
+    start = redistance(phi, 1.0, band_mm=profiling.BAND)
+    rows = profiling_gpu.refinements_on(host_device(blocks=1), phi, start)
+    assert [row["name"].partition(",")[0] for row in rows] == [
+        "chan_vese",
+        "map to its own stop",
+        "map",
+    ]
+    assert all(row["median_ms"] > 0.0 for row in rows)
+    assert rows[-1]["launches"] > 500
