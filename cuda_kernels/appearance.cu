@@ -66,14 +66,15 @@ __device__ __forceinline__ double place_of(const double *samples, double value, 
 }
 
 // Profile, slope and s.d., in units of the noise, of the length of a noisy vector, and the trust in
-// each voxel, by the fit before; of one part the profile itself, and with afresh its own weights.
+// each voxel, by the fit before; of one part the profile itself, and with afresh its own weights. The
+// noise of the vector is so many times louder than that of the image.
 __global__ void lengthen(const double *inside, const double *slope, const double *own,
                          const double *outer, const double *contrast, const double *weight,
-                         const double *facts, const double *mean, const double *gain,
+                         const double *facts, double louder, const double *mean, const double *gain,
                          const double *spread, double step, int n, bool rests, bool afresh,
                          double *long_inside, double *long_slope, double *long_spread, double *trust,
                          const int *count) {
-    const double noise = facts[0], far = (n - 1) * step;
+    const double noise = louder * facts[0], far = (n - 1) * step;
     const bool single = facts[1] <= 1.0;
     for (int e = first_entry(); e < *count; e += entry_step()) {
         trust[e] = single && afresh ? own[e] : weight[e];

@@ -799,10 +799,10 @@ def _lengthen(phi: Array, width: float, rng: np.random.Generator) -> Example:
         expected = *longer, weight
     signal, mean, spread = appearance.vector_lengths(2)
     tables = mean, np.gradient(mean, signal), spread, float(signal[1]), len(signal)
-    facts, out = np.array([noise, parts, 0.0]), [unset(n, float) for _ in range(4)]
-    given = inside, slope, own, outer, contrast, weight, facts, *tables, rests, True
+    facts, out = np.array([noise / 2.0, parts, 0.0]), [unset(n, float) for _ in range(4)]
+    given = inside, slope, own, outer, contrast, weight, facts, 2.0, *tables, rests, True
     # The inverse of a table is steep near its first sample.
-    return Example((*given, *out, counted(n)), lambda args: args[14:18], expected, n, 1e-9)
+    return Example((*given, *out, counted(n)), lambda args: args[15:19], expected, n, 1e-9)
 
 
 def _solve_blocks(phi: Array, width: float, rng: np.random.Generator) -> Example:

@@ -129,8 +129,6 @@ def without_kernels(settings: RefineSettings, shape: Sequence[int] = ()) -> str:
     """Name what of a refinement cannot run on a device, nothing if all can."""
     if any(n < FEWEST for n in shape[-2:]) or 1 < math.prod(shape[:-2]) < FEWEST:
         return f"an image of fewer than {FEWEST} voxels along an axis"
-    if settings.averages != 1.0:
-        return "a mean of several magnitude images"
     return "keep_topology" if settings.keep_topology else ""
 
 

@@ -126,10 +126,14 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """An image on the device, its parts, the tables of their lengths, and its own facts."""
+    """An image on the device, its parts, the tables of their lengths, and its own facts.
+
+    The noise of the vector is so many times ``louder`` than that of the image.
+    """
 
     image: Array
     parts: int
+    louder: float
     flow: bool
     tables: tuple[Array, Array, Array]
     facts: Array
@@ -181,8 +185,9 @@ def map_for(device: Device, problem: Problem, room: int) -> Map:
     start = xp.array(problem.start)
     box = box_of(device, start, problem.spacing)
     numbers = Numbers(box.zeros(16, dtype=np.float64))
-    images = [(problem.image, appearance.noise_parts(problem.image), False)]
-    images += [(c, problem.wall_dims + 1, True) for c in problem.channels]
+    louder = math.sqrt(problem.settings.averages)
+    images = [(problem.image, appearance.noise_parts(problem.image), louder, False)]
+    images += [(c, problem.wall_dims + 1, 1.0, True) for c in problem.channels]
     unit = step.ROUGH * problem.unit
     lengths = [xp.asarray(displacement.sheet_scale(x, problem.spacing)) for x in (unit, 1.0)]
     window = window_for(problem, box, appearance.BLOCK, channels=5)
@@ -220,13 +225,13 @@ def map_for(device: Device, problem: Problem, room: int) -> Map:
     )  # fmt: skip
 
 
-def look_at(box: Box, image: NDArray[np.float32], parts: int, flow: bool) -> Look:
+def look_at(box: Box, image: NDArray[np.float32], parts: int, louder: float, flow: bool) -> Look:
     """Move an image to the device, with the tables of a vector of its parts."""
     xp = box.device.xp
     signal, mean, spread = vector_lengths(parts)
     tables = tuple(xp.asarray(t) for t in (mean, np.gradient(mean, signal), spread))
     field = xp.asarray(np.ascontiguousarray(image, dtype=np.float32))
-    return Look(field, parts, flow, (tables[0], tables[1], tables[2]), xp.zeros(3))
+    return Look(field, parts, louder, flow, (tables[0], tables[1], tables[2]), xp.zeros(3))
 
 
 def fit_for(box: Box, room: int) -> Fit:
@@ -322,7 +327,7 @@ def launch_fit(
     (count, core), (mean, gain, spread) = to.band, look.tables
     own = at["own" if look.flow else "one"]
     launch("lengthen", at["inside"], at["slope"], own, before.outer, before.contrast,
-           before.weight, before.facts, mean, gain, spread,
+           before.weight, before.facts, look.louder, mean, gain, spread,
            FAR_SIGNAL / (mean.size - 1), mean.size, look.flow, afresh,
            at["long_inside"], at["long_slope"], at["spread"], at["trust"], count)  # fmt: skip
     launch("block_sums", ints["label"], at["trust"], at["long_inside"], at["samples"],
@@ -355,7 +360,8 @@ def launch_appearance(to: Map, look: Look, psf: Array) -> Fit:
     launch_fit(to, look, fit, fit, afresh=True)
     launch("lowest_signal", fit.outer, fit.contrast, fit.facts, at["scaled"], core)
     launch_ranked(to, at["scaled"], core, to.scalars["median"])
-    launch("decide_parts", to.scalars["median"], appearance.CLEAR, float(look.parts), fit.facts)
+    clear = appearance.CLEAR * look.louder
+    launch("decide_parts", to.scalars["median"], clear, float(look.parts), fit.facts)
     launch_fit(to, look, fit, fit)
     if look.parts > 1:
         launch_fit(to, look, fit, fit, again=True)

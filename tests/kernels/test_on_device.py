@@ -319,7 +319,7 @@ def require_the_same_map(gpu, case, **more):
 
 def test_map_on_a_device_is_that_of_the_cpu(gpu):
     """Three steps: the blur is learnt from a vector's length before the third."""
-    found = require_the_same_map(gpu, map_case(3))
+    found = require_the_same_map(gpu, map_case(3, averages=2.0))
     assert found.estimates["psf_voxels"] != 0.6
 
 
