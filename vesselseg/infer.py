@@ -16,7 +16,7 @@ import itertools
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -147,21 +147,21 @@ def segment(
         (run(loaded, image, settings, progress) for image in inputs), key=evidence
     )
     shape = volume.grid.shape_kji
-    found = Probability(np.zeros(shape, np.float32), volume.grid, loaded.model_id, notes=notes)
+    phi: Floats | None = None
+    sigma: Floats | None = None
     partial = loaded.classes > 1 and settings.lumen_classes is not None
     if loaded.slices or not loaded.distance or partial:
         distance = np.clip(-0.5 * work.to_scan(logit, shape), -FAR, FAR)
     else:
         distance = work.to_scan(without_doubtful(logit, sdf), shape)
-        sigma = loaded.sigma_scale * work.to_scan(variance, shape) ** (0.5 * loaded.sigma_power)
+        spread = loaded.sigma_scale * work.to_scan(variance, shape) ** (0.5 * loaded.sigma_power)
         h = np.float32(work.voxel_mm)
-        wall = {"phi_mm": h * distance, "sigma_mm": h * np.maximum(sigma, SIGMA_FLOOR)}
-        found = replace(found, **wall)
+        phi, sigma = h * distance, h * np.maximum(spread, SIGMA_FLOOR)
     values, labels = probability(distance, loaded.temperature), None
     if len(shares):
         classes = np.stack([work.to_scan(share, shape) for share in shares])
         labels = likeliest(classes, values > 0.5, settings.lumen_classes)
-    return replace(found, values=values, labels=labels)
+    return Probability(values, volume.grid, loaded.model_id, phi, sigma, notes=notes, labels=labels)
 
 
 def likeliest(
