@@ -120,7 +120,7 @@ PHASES = {
         Phase(
             "long",
             (64, 80, 96, 64),
-            cases=6000,
+            cases=4000,
             seed=14,
             steps=6000,
             batch=2,
