@@ -25,9 +25,11 @@ from vesselseg.solvers import (
     on_device,
     redistance,
     stable_time_step,
+    step,
 )
 from vesselseg.solvers.evolution import SCHEMES
 from vesselseg.solvers.field import lies_on_gpu
+from vesselseg.solvers.refine import pose
 
 REDISTANCED = 1e-4  # voxels: what two orders of rounding may make of one redistancing
 RUN = 2e-3  # voxels: the same after many
@@ -317,10 +319,19 @@ def require_the_same_map(gpu, case, **more):
     return found
 
 
-def test_map_on_a_device_is_that_of_the_cpu(gpu):
-    """Three steps: the blur is learnt from a vector's length before the third."""
-    found = require_the_same_map(gpu, map_case(3, averages=2.0))
+def test_map_on_a_device_is_that_of_the_cpu(monkeypatch):
+    """Two steps, before the second of which the blur is learnt from the length of a vector.
+
+    The host reads a step only while the next one runs, and after the last one the result alone.
+    """
+    monkeypatch.setattr(step, "LEARN_BLUR_AT", (1,))
+    host_device()
+    device = Looking()
+    found = require_the_same_map(device, map_case(2, averages=2.0))
     assert found.estimates["psf_voxels"] != 0.6
+    ahead = ["step", "ask", "step", "ask", "read", "read"]
+    assert device.log[: len(ahead)] == ahead
+    assert "step" not in device.log[len(ahead) :]
 
 
 @pytest.mark.slow
@@ -362,15 +373,6 @@ def test_a_list_that_the_band_of_a_plane_outgrows_is_made_anew(monkeypatch):
     require_the_same_map(host_device(blocks=1), plane_case(1))
     assert len(rooms) == 2
     assert rooms[0] < rooms[1]
-
-
-def test_the_host_reads_a_step_of_map_only_while_the_next_one_runs():
-    """Two steps and not one reading more: what is refined on a device stays there."""
-    device = Looking()
-    vs.refine(*plane_case(2), device=device)
-    ahead = ["step", "ask", "step", "ask", "read", "read"]
-    assert device.log[: len(ahead)] == ahead
-    assert "step" not in device.log[len(ahead) :]
 
 
 def test_an_evolution_recorded_once_is_the_evolution_step_by_step(gpu):
@@ -421,6 +423,26 @@ def test_the_host_is_back_before_the_device_is_done():
     event = gpu.xp.cuda.Event(disable_timing=True)
     event.record()
     assert not event.done
+
+
+@pytest.mark.gpu
+def test_the_host_is_back_before_a_step_of_map_is_done():
+    if fault := machine.cuda_fault():
+        pytest.skip(fault)
+    gpu, shape = launch.device(0), (128, 128, 128)
+    grid = vs.Grid.from_spacing(shape, 1.0)
+    start = redistance(blobs(shape, 1), 1.0, band_mm=4.5)
+    problem = pose(vs.LevelSet(start, grid, 4.5), scan(grid, start), vs.RefineSettings())
+    with on_device.current(gpu):
+        to = map_on_device.map_for(gpu, problem, map_on_device.room_for(problem))
+        step = gpu.record(lambda: map_on_device.launch_step(to, True))
+        assert step.graph is not None
+        step()
+        for _ in range(5):
+            step()
+        event = gpu.xp.cuda.Event(disable_timing=True)
+        event.record()
+        assert not event.done
 
 
 # --- the device rule -----------------------------------------------------------------------------
