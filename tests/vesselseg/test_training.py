@@ -575,7 +575,22 @@ def test_a_configuration_of_another_program_loads_as_it_is():
     assert (plateau.factor, plateau.patience, plateau.min_lr) == (0.1, 2, 1e-5)
     elsewhere = build(TrainRun, tree | {"data": {"folder": "mine"}})
     assert (elsewhere.data.folder, elsewhere.data.mask_suffix) == ("mine", ".tif")
-    with pytest.raises(ConfigError, match="did you mean 'batch'"):
-        build(TrainRun, tree | {"batchs": 4})
-    with pytest.raises(ConfigError, match="data"):
-        build(TrainRun, tree | {"data": 3})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batchs": 4}, "did you mean 'batch'"),
+        ({"data": 3}, "data"),
+        ({"lr": 0.0}, "lr"),
+        ({"lr": "fast"}, "lr"),
+        ({"min_lr": [1]}, "min_lr"),
+        ({"milestones": 5}, "milestones"),
+        ({"loss": 5}, "loss"),
+        ({"arch": 5}, "network"),
+        ({"input_h": "x"}, "data: .* integer: found x"),
+    ],
+)
+def test_bad_values_of_another_program_are_refused(change, words):
+    with pytest.raises(ConfigError, match=words):
+        build(TrainRun, tomllib.loads(PRINTED) | change)

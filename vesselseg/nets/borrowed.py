@@ -7,6 +7,7 @@ gets neither.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,8 +58,9 @@ def ours(tree: Mapping[str, Any]) -> dict[str, Any]:
         found["milestones"] = [int(word) for word in text.split(",") if word.strip().isdecimal()]
     if found.get("scheduler") == "multistep" and "gamma" in tree:
         found["factor"] = tree["gamma"]
-    if found.get("scheduler") == "cosine" and {"min_lr", "lr"} <= found.keys():
-        found["final_lr"] = found["min_lr"] / found["lr"]
+    if found.get("scheduler") == "cosine":
+        with contextlib.suppress(KeyError, TypeError, ZeroDivisionError):  # the model will say
+            found["final_lr"] = found["min_lr"] / found["lr"]
     return {**(RECIPE if "arch" in tree else {}), **found}
 
 
