@@ -99,7 +99,8 @@ __global__ void move_wall(const int *voxels, const double *phi, const double *st
             (unsigned long long)__float_as_int(size) << 32 | (unsigned)voxels[e];
         high = here > high ? here : high;
     }
-    atomicMax(most, high);
+    high = block_max(high);
+    if (threadIdx.x == 0) atomicMax(most, high);
 }
 
 // S.d. of the wall's position for a precision known + pin and a stiffness, with a floor.
