@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -208,7 +209,7 @@ def averages(flow: Flow, magnitude: Floats, core: Flags, settings: FlowSettings)
     if settings.sigma_ms is not None or not flow.with_magnitude or grain.size < LEAST_ROUGH:
         return flow.averaged
     noise = max(_spread(grain), 1e-30)
-    per_image = np.pi * _spread(rough) / (np.sqrt(settings.noise_factor) * flow.venc)
+    per_image = math.pi * _spread(rough) / (math.sqrt(settings.noise_factor) * flow.venc)
     ratio = float(np.median(magnitude[core])) / noise * per_image
     return float(np.clip(ratio**2, 1.0, MOST_AVERAGED))
 
@@ -232,7 +233,7 @@ def _spread(differences: Floats) -> float:
     """Return the robust s.d. of noise by its second differences; 0 of none."""
     if not differences.size:
         return 0.0
-    return 1.4826 * float(np.median(differences)) / np.sqrt(6.0)
+    return 1.4826 * float(np.median(differences)) / math.sqrt(6.0)
 
 
 def corrected(flow: Flow, phi_mm: Floats, magnitude: Floats, settings: FlowSettings) -> Flow:
@@ -305,7 +306,9 @@ def _unwrapped(flow: Flow, phi_mm: Floats) -> Flow:
         raise DataError(
             "velocity wrapped beyond repair", found=found_text, need=need, remedy=remedy
         )
-    changed = int(np.count_nonzero((u != flow.u_ms).any(axis=(0, -1))))
+    changed = int(np.count_nonzero((np.abs(u - flow.u_ms) > min(flow.venc_ms)).any(axis=(0, -1))))
+    if not changed:
+        return flow
     note = f"velocity unwrapped at {changed} voxels"
     return replace(flow, u_ms=u, unwrapped=True, notes=(*flow.notes, note))
 

@@ -337,3 +337,17 @@ def test_the_path_takes_the_averages_from_the_velocity():
     assert 2.5 < settings.averages < 6.0 and found.averaged == settings.averages
     own = PipelineConfig(refine=RefineSettings(averages=1.0))
     assert averaged(flow, volume, level, own)[1].averages == 1.0
+
+
+def test_velocity_beyond_its_venc_is_doubted_and_far_beyond_refused(tmp_path):
+    volume, flow, paths = saved(tmp_path)
+    fastest = float(np.abs(flow.u_ms[0, ..., 2]).max())
+    given = {"unit": "m/s", "axes": "RAS"}
+    right = read_flow(paths, volume, venc_ms=(VENC,) * 3, **given)
+    assert not any("beyond its venc" in note for note in right.notes)
+    doubted = read_flow(paths, volume, venc_ms=(fastest / 2,) * 3, **given)
+    assert any("beyond its venc" in note for note in doubted.notes)
+    slow = (VENC, VENC, fastest / 40)  # a slow flow in cm/s, read as m/s, stays below 20 m/s
+    with pytest.raises(DataError, match=r"another unit.*--velocity-unit") as caught:
+        read_flow(paths, volume, venc_ms=slow, **given)
+    assert str(caught.value.path).endswith("w.nii.gz")

@@ -27,6 +27,8 @@ PathLike = str | os.PathLike[str]
 Floats = NDArray[np.floating]
 
 UNITS = (*PER_MS, "phase", "steps")
+OVER_VENC = 1.05  # of venc: what was measured never exceeds it, but for a background's offset
+MOST_VENCS = 5.0  # unwrapped twice
 STEPS = 2048.0  # of 12-bit phase: 0 to 4095 stand for -venc to venc
 OWN = "/velocity/u"
 
@@ -94,6 +96,7 @@ def read_flow(
         remedy = "give --velocity-axes: where positive components point, such as RAS or +i-j+k"
         raise ConfigError("direction of velocity not stated", path=name, remedy=remedy)
     speeds = _in_ms(parts, unit, np.asarray(venc_ms, dtype=np.float64), name)
+    notes += _beyond_venc(speeds, venc_ms, paths)
     try:
         return Flow(
             in_world(speeds, volume.grid, axes),
@@ -217,6 +220,22 @@ def _in_ms(parts: Floats, unit: str, venc_ms: Floats, path: PathLike) -> Floats:
             "velocity of another unit", path=path, found=found, need=need, remedy=remedy
         )
     return parts / np.pi * venc_ms if unit == "phase" else (parts - STEPS) / STEPS * venc_ms
+
+
+def _beyond_venc(
+    speeds: Floats, venc_ms: Sequence[float], paths: Sequence[PathLike]
+) -> tuple[str, ...]:
+    """Doubt what a scan of that venc cannot measure; refuse what no unwrapping explains."""
+    fastest = np.array([float(np.abs(speeds[..., c]).max()) for c in range(3)])
+    worst = int(np.argmax(fastest / np.asarray(venc_ms)))
+    found = f"{fastest[worst]:.3g} m/s at a venc of {venc_ms[worst]:g} m/s"
+    if fastest[worst] > MOST_VENCS * venc_ms[worst]:
+        remedy = "name the unit, such as --velocity-unit cm/s, and check --venc"
+        path = paths[worst] if len(paths) == 3 else paths[0]
+        raise DataError("velocity of another unit", path=path, found=found, remedy=remedy)
+    if fastest[worst] > OVER_VENC * venc_ms[worst]:
+        return (f"velocity beyond its venc, {found}: unwrapped already, or venc or unit is wrong",)
+    return ()
 
 
 def _viewer_link(link: str, target: str) -> bool:
