@@ -423,7 +423,7 @@ def fitted_rate(phi: NDArray) -> float:
 
 
 def headline(rows: Rows) -> list[dict[str, str]]:
-    """Return the README's table: error of the flow rate of the oblique tube."""
+    """Return the README's table: error of the flow rate of the oblique tube, and of its shear."""
     radii = [r for r in GOAL if f"oblique/{r}/SNR 6" in rows]
     lines = []
     for name, title in WALLS.items():
@@ -431,6 +431,8 @@ def headline(rows: Rows) -> list[dict[str, str]]:
         for noise in ("noise-free", "SNR 6"):
             for r in radii:
                 line[f"{noise}, r = {r}"] = spread(rows[f"oblique/{r}/{noise}"].get(name, []), 0)
+        for r in radii[1:2]:
+            line[f"shear rms, SNR 6, r = {r}"] = spread(rows[f"oblique/{r}/SNR 6"].get(name, []), 2)
         lines.append(line)
     return lines
 
@@ -449,10 +451,13 @@ def every_vessel(rows: Rows) -> list[dict[str, str]]:
     lines = []
     for key, by in rows.items():
         shape, radius, noise = key.split("/")
-        for name, part in by.items():
+        for name in (name for name in WALLS if by.get(name)):
+            part = by[name]
             figures = {title: spread(part, i) for i, title in enumerate(COLUMNS)}
-            lines.append({"vessel": shape, "radius": radius, "image": noise,
-                          "wall": WALLS[name], "draws": str(len(part)), **figures})  # fmt: skip
+            drop = [[100.0 * (1.0 / (1.0 + row[0] / 100.0) - 1.0)] for row in part]
+            lines.append({"vessel": shape, "radius": radius, "image": noise, "wall": WALLS[name],
+                          "draws": str(len(part)), "pressure drop %": spread(drop, 0),
+                          **figures})  # fmt: skip
     return lines
 
 
@@ -544,6 +549,8 @@ def main() -> None:
         if not given.quick:
             write_bytes(FILE, text(rows, vessels, second).encode(), overwrite=True)
 
+    if not (given.quick or second):
+        second += second_opinion(False) + second_opinion(True)
     made = lru_cache(maxsize=1)(lambda shape, radius: Reference.of(SHAPES[shape](radius)))
     for group in asked(given.quick):
         have = rows.setdefault(group.key, {})
@@ -558,8 +565,6 @@ def main() -> None:
             print(group.key, name, *(spread(have[name], i) for i in range(len(COLUMNS))),
                   sep="\t", flush=True)  # fmt: skip
     if not given.quick:
-        second += [] if second else second_opinion(False) + second_opinion(True)
-        save()
         draw(rows, FILE.with_suffix(".png"))
     for line in goals(rows) + second:
         print(line)
