@@ -24,16 +24,37 @@ __device__ __forceinline__ T clamped(T x, T low, T high) {
 __device__ __forceinline__ float reciprocal(float x) { return __fdividef(1.0f, x); }
 __device__ __forceinline__ double reciprocal(double x) { return 1.0 / x; }
 
+template <typename T>
+struct Three {
+    T a, b, c;
+};
+
+// Numbers in the ratio of the inverse squares: for float a reciprocal is one instruction, for double
+// one division and products are less than three.
+__device__ __forceinline__ Three<float> inverse_squares(float a, float b, float c) {
+    a = reciprocal(a);
+    b = reciprocal(b);
+    c = reciprocal(c);
+    return {a * a, b * b, c * c};
+}
+
+__device__ __forceinline__ Three<double> inverse_squares(double a, double b, double c) {
+    const double scale = reciprocal(a + b + c);
+    a *= scale;
+    b *= scale;
+    c *= scale;
+    return {b * c * (b * c), a * c * (a * c), a * b * (a * b)};
+}
+
 // Twelve times Phi of four second differences: WENO5's distance from the central difference.
 // Jiang & Peng 2000, eq. 2.19. Smoothness comes as 13 (a - b)^2 + epsilon of neighbours and the other
 // half of each term; for spacings from 0.02 mm its squared reciprocals stay in range. left and right
 // are a - 2 b + c and b - 2 c + d.
 template <typename T>
 __device__ __forceinline__ T weno5_bend(T e0, T e1, T e2, T u0, T u1, T u2, T left, T right) {
-    const T r0 = reciprocal(e0 + T(3) * u0 * u0);
-    const T r1 = reciprocal(e1 + T(3) * u1 * u1);
-    const T r2 = reciprocal(e2 + T(3) * u2 * u2);
-    const T w0 = r0 * r0, w1 = T(6) * (r1 * r1), w2 = T(3) * (r2 * r2);
+    const Three<T> v =
+        inverse_squares(e0 + T(3) * u0 * u0, e1 + T(3) * u1 * u1, e2 + T(3) * u2 * u2);
+    const T w0 = v.a, w1 = T(6) * v.b, w2 = T(3) * v.c;
     const T total = w0 + w1 + w2;
     return (T(4) * w0 * left + (T(2) * w2 - total) * right) * reciprocal(total);
 }
