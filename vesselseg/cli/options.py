@@ -307,6 +307,9 @@ def revolution(text: str | None) -> str | list[float] | None:
     """Read ``--axis``: i, j, or a point and a direction."""
     if text is None or text in ("i", "j"):
         return text
+    if text.count(",") != 5:
+        need = "i, j, or a point and a direction: 6 numbers"
+        raise ConfigError("bad axis", path="--axis", found=text, need=need)
     found = points([text], 6, "--axis")
     return found[0] if found else None
 
