@@ -509,7 +509,7 @@ def draw(rows: Rows, file: Path) -> None:
         axis.axhline(0.0, color="black", linewidth=0.5)
         axis.set(title=f"oblique tube, {noise}", xlabel="radius, voxels", ylabel="flow rate, %")
         axis.set_yscale("symlog", linthresh=2.0)
-    axes[0].legend(fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     shapes = [s for s in SHAPES if any(k.startswith(f"{s}/") and "SNR" in k for k in rows)]
     for number, (name, title) in enumerate(WALLS.items()):
         values = [[row[2] for k, by in rows.items() if k.startswith(f"{s}/") and "SNR" in k
@@ -551,6 +551,7 @@ def main() -> None:
 
     if not (given.quick or second):
         second += second_opinion(False) + second_opinion(True)
+        save()
     made = lru_cache(maxsize=1)(lambda shape, radius: Reference.of(SHAPES[shape](radius)))
     for group in asked(given.quick):
         have = rows.setdefault(group.key, {})
