@@ -9,8 +9,10 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
+from numba import prange
 from scipy import special
 
+from .jit import compiled
 from .stencils import Array
 
 NORMAL_MAD = 1.4826  # median absolute deviation to standard deviation
@@ -81,31 +83,42 @@ def lengthen(
     return longer, gain * slope, np.interp(np.abs(clear), signal, spread)
 
 
-def solve_blocks(wide: Array, whole: Array, ridge: float) -> tuple[Array, Array]:
-    """Return outer intensity and contrast of blocks from moments (5, ...) in their windows.
+def solve_blocks(wide: Array, whole: Array, ridge: float) -> Array:
+    """Return outer intensity and contrast (2, ...) of blocks from moments (5, ...) in windows.
 
     Weighted regression I ~ μ_out + D P; a block that saw little is pulled to those of ``whole``
     (5,), and no contrast has another sign than the whole's.
     """
-    outer, contrast = _solve(whole, np.zeros(2), 0.0)
-    pull = ridge / max(float(whole[0]), 1e-12) * whole[:3]
-    more = np.array([*pull, pull[0] * outer + pull[1] * contrast,
-                     pull[1] * outer + pull[2] * contrast])  # fmt: skip
-    more = more.reshape(-1, *[1] * (wide.ndim - 1))
-    outer_blocks, contrast_blocks = _solve(wide + more, np.array([outer, contrast]), NO_BLOCK)
-    sign = np.sign(contrast)
-    return outer_blocks, sign * np.maximum(sign * contrast_blocks, 0.0)
+    outer, contrast = _line(whole)
+    w, p, pp = ridge / max(float(whole[0]), 1e-12) * whole[:3]
+    more = np.array([w, p, pp, w * outer + p * contrast, p * outer + pp * contrast])
+    fitted = np.empty((2, *wide.shape[1:]))
+    _fit_blocks(wide.reshape(5, -1), more, outer, contrast, fitted.reshape(2, -1))
+    return fitted
 
 
-def _solve(moments: Array, fallback: Array, floor: float) -> tuple[Array, Array]:
-    """Solve the 2 x 2 normal equations from moments (1, P, P², I, I P)."""
-    w, p, pp, i, ip = moments
+def _line(moments: Array) -> tuple[float, float]:
+    """Solve the normal equations of moments (1, P, P², I, I P); zeros where they are singular."""
+    w, p, pp, i, ip = (float(m) for m in moments)
     determinant = w * pp - p * p
-    good = determinant > floor * np.maximum(w * w, 1e-300)
-    safe = np.where(good, determinant, 1.0)
-    outer = np.where(good, (i * pp - ip * p) / safe, fallback[0])
-    contrast = np.where(good, (w * ip - p * i) / safe, fallback[1])
-    return outer, contrast
+    if determinant <= 0.0:
+        return 0.0, 0.0
+    return (i * pp - ip * p) / determinant, (w * ip - p * i) / determinant
+
+
+@compiled(parallel=True)
+def _fit_blocks(wide: Array, more: Array, outer: float, contrast: float, out: Array) -> None:
+    """Write the line of each block, with ``more`` moments; that of the whole where there is none."""
+    sign = np.sign(contrast)
+    for n in prange(wide.shape[1]):
+        w, p, pp = wide[0, n] + more[0], wide[1, n] + more[1], wide[2, n] + more[2]
+        i, ip = wide[3, n] + more[3], wide[4, n] + more[4]
+        determinant = w * pp - p * p
+        out[0, n], out[1, n] = outer, contrast
+        if determinant > NO_BLOCK * max(w * w, 1e-300):
+            out[0, n] = (i * pp - ip * p) / determinant
+            out[1, n] = (w * ip - p * i) / determinant
+        out[1, n] = sign * max(sign * out[1, n], 0.0)
 
 
 def fit_noise(deviation: float, strength: float) -> float:

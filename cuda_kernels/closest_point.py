@@ -470,7 +470,7 @@ def grow_closest(
             label[k, j, i] = -(n + 1)
 
 
-@compiled()
+@compiled(parallel=True)
 def find_improvable(
     label: Array, index: Array, offset: Array, distance: Array, flag: Array,
     hz: float, hy: float, hx: float,
@@ -481,7 +481,7 @@ def find_improvable(
     """
     flat = label.reshape(-1)
     slack = SLACK * min(hz, min(hy, hx))
-    for n in range(index.shape[0]):
+    for n in prange(index.shape[0]):
         if not flag[n]:
             continue
         k = index[n, 0]
@@ -564,11 +564,11 @@ def write_distance(phi: Array, index: Array, distance: Array, band: Array, out: 
         out[k, j, i] = math.copysign(max(d, 1e-30), here) if here != 0.0 else 0.0
 
 
-@compiled()
+@compiled(parallel=True)
 def sample_at(values: Array, index: Array, offset: Array, out: Array) -> None:
     """Trilinear samples of a field at closest points: constant extension along normals."""
     nz, ny, nx = values.shape
-    for n in range(index.shape[0]):
+    for n in prange(index.shape[0]):
         z = min(max(index[n, 0] + float(offset[n, 0]), 0.0), nz - 1.0)
         y = min(max(index[n, 1] + float(offset[n, 1]), 0.0), ny - 1.0)
         x = min(max(index[n, 2] + float(offset[n, 2]), 0.0), nx - 1.0)

@@ -721,7 +721,8 @@ def _gather(phi: Array, width: float, rng: np.random.Generator) -> Example:
     at = listed(phi, width, rng)
     image, n = rng.normal(size=at.phi.shape).astype(np.float32), len(at.index)
     voxels = np.ravel_multi_index(tuple(at.index.T), at.phi.shape).astype(np.int32)
-    expected = wall_kernels.gather(at.index, image).astype(np.float64)
+    expected = np.empty(n)
+    wall_kernels.gather(at.index, image, expected)
     args = (image, voxels, unset(n, float), counted(n))
     return Example(args, lambda args: (args[2],), (expected,), n)
 
@@ -811,7 +812,7 @@ def _solve_blocks(phi: Array, width: float, rng: np.random.Generator) -> Example
     weight[:, ::3] = 0.0
     moments = np.stack([(weight * v).sum(axis=0) for v in (1.0, p, p * p, image, image * p)])
     whole = moments.sum(axis=1)
-    expected = appearance.solve_blocks(3.0 * moments, whole, 2.0)
+    expected = tuple(appearance.solve_blocks(3.0 * moments, whole, 2.0))
     given = np.ascontiguousarray(moments.T), whole
     args = (*given, 3.0, 2.0, unset(n, float), unset(n, float), n)
     tolerance = 1e-11 * max(1.0, *(float(np.abs(e).max()) for e in expected))

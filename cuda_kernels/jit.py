@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from numba import njit
+from numba import get_num_threads, njit
 from numba.core.caching import FunctionCache
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -73,3 +73,8 @@ def compiled(*, parallel: bool = False) -> Callable[[Function], Function]:
         return cast(Function, kernel)
 
     return decorate
+
+
+def threads() -> int:
+    """Return the number of threads that kernels run on."""
+    return int(get_num_threads())

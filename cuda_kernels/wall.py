@@ -39,7 +39,7 @@ def second_differences(
     return zz, yy, xx, zy, zx, yx
 
 
-@compiled()
+@compiled(parallel=True)
 def wall_geometry(
     phi: Array, index: Array, normal: Array, kappa: Array, bend: Array,
     hz: float, hy: float, hx: float,
@@ -51,7 +51,7 @@ def wall_geometry(
     """
     nz, ny, nx = phi.shape
     cap = 2.0 / min(hz, hy, hx)
-    for n in range(index.shape[0]):
+    for n in prange(index.shape[0]):
         k = index[n, 0]
         j = index[n, 1]
         i = index[n, 2]
@@ -107,14 +107,14 @@ def blurred_occupancy(
         slope[n] = math.exp(-0.5 * a * a) / (ROOT_TWO_PI * s)
 
 
-@compiled()
+@compiled(parallel=True)
 def wall_neighbours(label: Array, index: Array, normal: Array, table: Array) -> None:
     """Write the list entries of the six face neighbours on the same wall, the own one elsewhere.
 
     The list holds the voxels labelled 1, 2, ...; later labels and 0 are no part of it.
     """
     nz, ny, nx = label.shape
-    for n in range(index.shape[0]):
+    for n in prange(index.shape[0]):
         k = index[n, 0]
         j = index[n, 1]
         i = index[n, 2]
@@ -139,11 +139,11 @@ def wall_neighbours(label: Array, index: Array, normal: Array, table: Array) -> 
             table[n, side] = m if m >= 0 else n
 
 
-@compiled()
+@compiled(parallel=True)
 def wall_owner(label: Array, index: Array, offset: Array, core: int, owner: Array) -> None:
     """Write the entry, below ``core``, of the voxel that holds each closest point; -1: none."""
     nz, ny, nx = label.shape
-    for n in range(index.shape[0]):
+    for n in prange(index.shape[0]):
         k = min(max(round(index[n, 0] + float(offset[n, 0])), 0), nz - 1)
         j = min(max(round(index[n, 1] + float(offset[n, 1])), 0), ny - 1)
         i = min(max(round(index[n, 2] + float(offset[n, 2])), 0), nx - 1)
@@ -157,13 +157,13 @@ def _valued(label: Array, values: Array, k: int, j: int, i: int, beyond: float) 
     return float(values[m - 1]) if m > 0 and m <= values.shape[0] else beyond
 
 
-@compiled()
+@compiled(parallel=True)
 def sample_listed(
     label: Array, values: Array, index: Array, offset: Array, beyond: float, out: Array
 ) -> None:
     """Trilinear samples at closest points of values known at the voxels labelled 1, 2, ..."""
     nz, ny, nx = label.shape
-    for n in range(index.shape[0]):
+    for n in prange(index.shape[0]):
         z = min(max(index[n, 0] + float(offset[n, 0]), 0.0), nz - 1.0)
         y = min(max(index[n, 1] + float(offset[n, 1]), 0.0), ny - 1.0)
         x = min(max(index[n, 2] + float(offset[n, 2]), 0.0), nx - 1.0)
@@ -177,10 +177,10 @@ def sample_listed(
         out[n] = total
 
 
-@compiled()
+@compiled(parallel=True)
 def scatter(index: Array, values: Array, out: Array) -> None:
     """Write listed values into a field."""
-    for n in range(index.shape[0]):
+    for n in prange(index.shape[0]):
         out[index[n, 0], index[n, 1], index[n, 2]] = values[n]
 
 
@@ -202,6 +202,8 @@ def block_sums(
         sums[4, k, j, i] += w * image[n] * p
 
 
-def gather(index: Array, values: Array) -> Array:
-    """Return the listed voxels of a field."""
-    return np.asarray(values[index[:, 0], index[:, 1], index[:, 2]])
+@compiled(parallel=True)
+def gather(index: Array, values: Array, out: Array) -> None:
+    """Write the listed voxels of a field."""
+    for n in prange(index.shape[0]):
+        out[n] = values[index[n, 0], index[n, 1], index[n, 2]]

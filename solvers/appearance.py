@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from scipy import ndimage
 from vesselseg.cuda_kernels import appearance as formulas
 from vesselseg.cuda_kernels import wall as kernels
 from vesselseg.cuda_kernels.closest_point import sample_at
+from vesselseg.cuda_kernels.jit import threads
 
 from .band import Band
 
@@ -113,7 +115,7 @@ def fit_once(
         single = before.noise * math.sqrt(profile.averages)  # what lengthens a vector is its own
         known = before.outer, before.contrast, single, parts, profile.rests
         inside, slope, spread = formulas.lengthen(inside, slope, *known)
-    samples = kernels.gather(band.index, image).astype(np.float64)
+    samples = band.gather(image)
     outer, contrast = _local_means(samples, inside, trust, band, image.shape, means_mm)
     residual = samples - outer - contrast * inside
     core = (residual / spread)[: band.core]
@@ -160,7 +162,7 @@ def _local_means(
     kernels.block_sums(band.index, size, weight, inside, samples, sums)
     width = length_mm / (size * band.spacing)
     total = sums.sum(axis=(1, 2, 3))
-    local = np.stack([ndimage.gaussian_filter(s, width, mode="constant") for s in sums])
+    local = _smoothed(sums, width)
     # A Gaussian window of this width holds about (2π)^(d/2) σ^d blocks: undo its normalisation.
     local *= np.prod(np.sqrt(2.0 * np.pi) * np.maximum(width, 0.4))
     blocks = formulas.solve_blocks(local, total, RIDGE)
@@ -170,3 +172,15 @@ def _local_means(
     for values, out in zip(blocks, sample, strict=True):
         sample_at(values, origin, where, out)
     return sample[0], sample[1]
+
+
+def _smoothed(sums: NDArray, width: NDArray) -> NDArray:
+    """Gaussian means of each field of sums, as many at a time as there are threads."""
+    local = np.empty_like(sums)
+
+    def smooth(n: int) -> None:
+        ndimage.gaussian_filter(sums[n], width, output=local[n], mode="constant")
+
+    with ThreadPoolExecutor(threads()) as pool:
+        list(pool.map(smooth, range(len(sums))))
+    return local

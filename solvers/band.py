@@ -43,13 +43,17 @@ class Band:
         """Voxel size of the 3-D array, mm."""
         return self.points.spacing_mm
 
+    def gather(self, field: NDArray) -> NDArray[np.float64]:
+        """Values of a field at the band's voxels (n,)."""
+        return _gathered(self.index, field)
+
     def extended(self, core_values: NDArray, beyond: float = 0.0) -> NDArray[np.float64]:
         """Values at the core voxels made constant along normals: (n,) at the band's voxels."""
         return _at_wall(self.points, self.label, core_values, beyond)
 
     def spread(self, core_values: NDArray, beyond: float = 0.0) -> NDArray[np.float64]:
         """Make a field that is constant along normals from values at the core voxels."""
-        out = np.full(self.distance_field.shape, beyond)
+        out = np.full(self.distance_field.shape, beyond, self.distance_field.dtype)
         kernels.scatter(self.index, self.extended(core_values, beyond), out)
         return out
 
@@ -95,9 +99,15 @@ def make_band(phi: NDArray, spacing: tuple[float, ...], band_mm: float) -> Band:
     normal, kappa, bend = np.empty((n, 3)), np.empty(n), np.empty(n)
     kernels.wall_geometry(field, found.index_kji, normal, kappa, bend, *spacing)
     core = int(np.count_nonzero(found.distance_mm <= core_mm))
-    phi_mm = kernels.gather(found.index_kji, field).astype(np.float64)
+    phi_mm = _gathered(found.index_kji, field)
     kappa, bend = (_at_wall(found, label, values, 0.0) for values in (kappa, bend))
     return Band(found, label, field, phi_mm, normal, kappa, bend, core)
+
+
+def _gathered(index: NDArray[np.int32], field: NDArray) -> NDArray[np.float64]:
+    out = np.empty(len(index))
+    kernels.gather(index, field, out)
+    return out
 
 
 def _at_wall(
