@@ -8,10 +8,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from numba import njit, prange
 
 from .jit import compiled
 from .stencils import Array
+from .tricubic import U
+
+
+BLOCK = 4096  # voxels whose sums are taken in turn
 
 
 @njit(error_model="numpy", forceinline=True)
@@ -35,7 +39,7 @@ def _diagonal_at(table: Array, weight: Array, n: int, scale: Array, twice: bool)
     return weight[n] * links**2 + squares if twice else links
 
 
-@compiled()
+@compiled(parallel=True)
 def solve_along_wall(
     table: Array,
     scale: Array,
@@ -50,44 +54,51 @@ def solve_along_wall(
     """Solve (precision + K weight K) x = rhs, or (precision + K) x = rhs; x holds the start.
 
     Conjugate gradients (Hestenes & Stiefel 1952) with the diagonal as preconditioner, until the
-    residual has fallen by the tolerance; returns the number of iterations. The sweeps are short
-    and many: one thread is faster than waiting for a second one at each of them.
+    residual has fallen by the tolerance; returns the number of iterations. Sums are taken block by
+    block, so that they do not depend on the number of threads.
     """
-    n = np.uint64(x.shape[0])
+    n = x.shape[0]
+    blocks = (n + BLOCK - 1) // BLOCK
     p, q, r = x.copy(), np.empty(n), np.empty(n)
     diagonal, middle = np.empty(n), np.empty(n)
-    rz = goal = 0.0
+    curves, squares, goals = np.zeros(blocks), np.zeros(blocks), np.zeros(blocks)
+    bent = middle if twice else p
+    step = rz = goal = 0.0
     for iteration in range(-1, most):
         if twice:
-            for m in range(n):
-                middle[m] = weight[m] * _bend_at(table, p, m, scale)
-        bent = middle if twice else p
-        curve = 0.0
-        for m in range(n):
-            q[m] = precision[m] * p[m] + _bend_at(table, bent, m, scale)
-            curve += p[m] * q[m]
+            for b in prange(blocks):
+                for m in range(U(b * BLOCK), U(min((b + 1) * BLOCK, n))):
+                    middle[m] = weight[m] * _bend_at(table, p, m, scale)
+        for b in prange(blocks):
+            curve = 0.0
+            for m in range(U(b * BLOCK), U(min((b + 1) * BLOCK, n))):
+                q[m] = precision[m] * p[m] + _bend_at(table, bent, m, scale)
+                curve += p[m] * q[m]
+            curves[b] = curve
+        # The first pass applies the system to the start: residual and preconditioner.
+        first = iteration < 0
         old = rz
-        rz = 0.0
-        if iteration < 0:
-            # The first pass applies the system to the start: residual and preconditioner.
-            for m in range(n):
-                diagonal[m] = precision[m] + _diagonal_at(table, weight, m, scale, twice)
-                r[m] = rhs[m] - q[m]
-                rz += r[m] ** 2 / diagonal[m]
-                goal += (tolerance * rhs[m]) ** 2 / diagonal[m]
-                p[m] = 0.0
-            old = rz
-        else:
-            step = old / curve
-            for m in range(n):
-                x[m] += step * p[m]
-                r[m] -= step * q[m]
-                rz += r[m] ** 2 / diagonal[m]
+        step = 0.0 if first else old / curves.sum()
+        for b in prange(blocks):
+            square = 0.0
+            for m in range(U(b * BLOCK), U(min((b + 1) * BLOCK, n))):
+                if first:
+                    diagonal[m] = precision[m] + _diagonal_at(table, weight, m, scale, twice)
+                    r[m] = rhs[m] - q[m]
+                    goals[b] += (tolerance * rhs[m]) ** 2 / diagonal[m]
+                    p[m] = 0.0
+                else:
+                    x[m] += step * p[m]
+                    r[m] -= step * q[m]
+                square += r[m] ** 2 / diagonal[m]
+            squares[b] = square
+        rz, goal = squares.sum(), goals.sum()
         if rz <= goal:
             return iteration + 1
-        ratio = rz / old
-        for m in range(n):
-            p[m] = r[m] / diagonal[m] + ratio * p[m]
+        ratio = 0.0 if first else rz / old
+        for b in prange(blocks):
+            for m in range(U(b * BLOCK), U(min((b + 1) * BLOCK, n))):
+                p[m] = r[m] / diagonal[m] + ratio * p[m]
     return most
 
 
