@@ -108,7 +108,7 @@ def _line(moments: Array) -> tuple[float, float]:
 
 @compiled(parallel=True)
 def _fit_blocks(wide: Array, more: Array, outer: float, contrast: float, out: Array) -> None:
-    """Write the line of each block, with ``more`` moments; that of the whole where there is none."""
+    """Write the line of each block with ``more`` moments, or the given one where there is none."""
     sign = np.sign(contrast)
     for n in prange(wide.shape[1]):
         w, p, pp = wide[0, n] + more[0], wide[1, n] + more[1], wide[2, n] + more[2]

@@ -14,7 +14,6 @@ from .jit import compiled
 from .stencils import Array
 from .tricubic import U
 
-
 BLOCK = 4096  # voxels whose sums are taken in turn
 
 

@@ -109,7 +109,7 @@ def map_step(problem: Problem, state: State) -> State:
     limit = MAX_STEP * problem.unit
     sigma = sigma_at(problem, band)
     step = formulas.bounded_step(step, view.prior.moved, sigma, REACH, limit)
-    near = np.abs(band.phi_mm[: band.core]) < 0.5 * problem.unit
+    near = np.abs(band.phi_mm[: band.core]) <= 0.5 * problem.unit
     if not near.any():
         raise vessel_lost(state.steps + 1)
     return replace(

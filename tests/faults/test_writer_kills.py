@@ -15,10 +15,13 @@ SIZE = 4 << 20
 GOOD = {kind: kind * SIZE for kind in (b"A", b"B")}
 
 LOOP = """
-import itertools, sys
+import itertools, os, sys, time
 from vesselseg.io import atomic
 data = [bytes([c]) * (4 << 20) for c in b"AB"]
-print("ready", flush=True)
+clock = time.perf_counter()
+atomic.write_bytes(sys.argv[1] + ".trial", data[0])
+print(time.perf_counter() - clock, flush=True)
+os.unlink(sys.argv[1] + ".trial")
 for turn in itertools.count():
     atomic.write_bytes(sys.argv[1], data[turn % 2])
 """
@@ -59,7 +62,7 @@ def temps(folder):
 
 @pytest.mark.parametrize("kills", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_f01_f02_a_killed_writer_leaves_the_old_or_the_new_file(tmp_path, kills):
-    """Every second time there is no older file."""
+    """Every second time there is no older file; a kill comes within four times a trial write."""
     target, seed, left = tmp_path / "x.prior.h5", kills, 0
     chance, seen = random.Random(seed), set()
     for turn in range(kills):
@@ -67,8 +70,7 @@ def test_f01_f02_a_killed_writer_leaves_the_old_or_the_new_file(tmp_path, kills)
         if turn % 2 == 0:
             target.write_bytes(GOOD[b"A"])
         writer = start(LOOP, target)
-        writer.stdout.readline()
-        time.sleep(chance.uniform(0.0, 0.02))
+        time.sleep(chance.uniform(0.0, 4.0) * float(writer.stdout.readline()))
         writer.send_signal(signal.SIGKILL)
         writer.communicate()
         content = target.read_bytes() if target.exists() else None
