@@ -409,31 +409,21 @@ def _assemble(
     ends, surface = _boundary(arrays, affine, band_m, settings, operator)
     blood, balance = _blood(arrays, affine, ends, volume, estimates, flow, flow_settings, meridian)
     figures = fields.quality_figures(arrays, operator.revolved)
-    own = {
+    doubts = _doubts(refinement, flow, flow_settings) | {
         NO_OPENINGS: not ends.openings,
-        "the standard deviation is not calibrated": not estimates.get("calibrated"),
-        f"the refinement did not converge: {refinement.reason.value}": not refinement.converged,
         f"the lumen has {lumen['n_components']} components": lumen["n_components"] > 1,
         "the lumen leaves the field of view": _leaves(arrays, meridian),
         "the narrowest lumen is less than 4 voxels wide": smallest < 2.0 * max(spacing),
         "standard deviations below a thousandth of a voxel were raised": std.min() < least_std,
-        UNKNOWN_CYCLE: flow is not None and len(flow.u_ms) > 1 and not flow_settings.rr_s,
     }
     noted = (flow, ends, volume, level, refinement, probability)
     notes = [printable(note) for o in noted if o is not None for note in o.notes]
-    warnings = [text for text, holds in own.items() if holds] + notes
+    warnings = [text for text, holds in doubts.items() if holds] + notes
     attributes: dict[str, dict[str, Any]] = {
         "/": _root(volume, settings),
         "/grid": fields.grid_attributes(affine, grid.shape_kji) | _axis_facts(meridian),
         "/geometry": lumen,
-        "/geometry/phi_mean": {
-            "band_halfwidth_m": band_m,
-            "far_field": "clamped",
-            "bias_m": estimates.get("bias_mm", 0.0) * METRE_PER_MM,
-            "bias_std_m": estimates.get("bias_std_mm", 0.0) * METRE_PER_MM,
-            "eikonal_rms": figures.pop("eikonal_rms"),
-            "method": "refined level set, signed distance",
-        },
+        "/geometry/phi_mean": _wall_facts(estimates, band_m, figures.pop("eikonal_rms")),
         "/geometry/phi_std": {
             "coverage_2sigma": estimates.get("coverage_2sigma", 0.0),
             "calibrated": int(estimates.get("calibrated", 0)),
@@ -459,6 +449,30 @@ def _assemble(
         **blood,
     }
     return arrays, attributes
+
+
+def _doubts(
+    refinement: Refinement, flow: Flow | None, flow_settings: FlowSettings
+) -> dict[str, bool]:
+    """Say what is to be doubted of a refinement and a flow, and whether it is so."""
+    return {
+        "the standard deviation is not calibrated": not refinement.estimates.get("calibrated"),
+        f"the refinement did not converge: {refinement.reason.value}": not refinement.converged,
+        UNKNOWN_CYCLE: flow is not None and len(flow.u_ms) > 1 and not flow_settings.rr_s,
+    }
+
+
+def _wall_facts(
+    estimates: Mapping[str, float], band_m: float, eikonal_rms: float
+) -> dict[str, Any]:
+    return {
+        "band_halfwidth_m": band_m,
+        "far_field": "clamped",
+        "bias_m": estimates.get("bias_mm", 0.0) * METRE_PER_MM,
+        "bias_std_m": estimates.get("bias_std_mm", 0.0) * METRE_PER_MM,
+        "eikonal_rms": eikonal_rms,
+        "method": "refined level set, signed distance",
+    }
 
 
 def _blood(
