@@ -21,6 +21,7 @@ from . import __version__, dataset, evaluation, meridian
 from .calibration import calibrated, shipped
 from .config import Settings, build
 from .cuda_kernels import launch
+from .cuda_kernels.jit import threads
 from .device import Device, choose
 from .errors import DataError, EnvironmentFault
 from .fields import LevelSet, Probability, Progress, Refinement, Volume, silent
@@ -159,25 +160,28 @@ def build_prior(
     if flow is not None:
         flow = corrected(flow, level_set.phi_mm, volume.values, config.flow)
     progress("prior", 0.0, "fields and surface")
-    provenance = {
-        "config": config.model_dump(mode="json"),
-        "seed": config.seed,
-        "versions": {"vesselseg": __version__} | {p: _version(p) for p in RECORDED},
-        "device": device.as_dict(),
-        "threads": _threads(),
-        "calibration_set": shipped().name if "calibrated" in refined.estimates else "none",
-    }
     prior = BoundaryPrior.from_refinement(
         replace(refined, seconds=seconds | refined.seconds),
         volume,
         probability,
         settings=config.prior.model_copy(update={"axis": "i"} if about is not None else {}),
-        provenance=provenance,
+        provenance=_provenance(config, device, refined),
         flow=flow,
         flow_settings=config.flow,
     )
     progress("prior", 1.0, "done")
     return prior
+
+
+def _provenance(config: PipelineConfig, device: Device, refined: Refinement) -> dict[str, Any]:
+    return {
+        "config": config.model_dump(mode="json"),
+        "seed": config.seed,
+        "versions": {"vesselseg": __version__} | {p: _version(p) for p in RECORDED},
+        "device": device.as_dict(),
+        "threads": {"numba": threads(), "torch": thread_count()},
+        "calibration_set": shipped().name if "calibrated" in refined.estimates else "none",
+    }
 
 
 def speed(flow: Flow) -> Volume:
@@ -347,9 +351,3 @@ def _seed_voxel(level_set: LevelSet, point: tuple[float, float, float] | None) -
 
 def _version(package: str) -> str:
     return importlib.metadata.version(package)
-
-
-def _threads() -> dict[str, int]:
-    import numba
-
-    return {"numba": numba.get_num_threads(), "torch": thread_count()}

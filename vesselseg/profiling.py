@@ -30,6 +30,7 @@ from .cuda_kernels import advect as moving
 from .cuda_kernels import closest_point as closest
 from .cuda_kernels import gate, launch, reinit, roof, wall
 from .cuda_kernels import tiles as tiling
+from .cuda_kernels.jit import threads
 from .errors import NumericalError
 from .fields import LevelSet, Progress, Volume, silent
 from .grid import Grid
@@ -168,7 +169,7 @@ def cpu_facts() -> dict[str, Any]:
         "kind": "cpu",
         "name": model[1].strip() if model else platform.machine(),
         "cores": device.cores(),
-        "threads": numba.get_num_threads(),
+        "threads": threads(),
         "last_cache": cache.read_text().strip() if cache.is_file() else None,
         "vectors": next((v for v in ("avx512f", "avx2", "avx", "asimd") if v in text), None),
         "numba": numba.__version__,
@@ -210,10 +211,8 @@ def arithmetic_rate() -> float:
 
     They are not contracted to one operation, and counted as two.
     """
-    import numba
-
     rounds = 4000
-    lanes = np.ones((numba.get_num_threads(), int(roof.LANES)), np.float32)
+    lanes = np.ones((threads(), int(roof.LANES)), np.float32)
     factor, summand = np.float32(0.999), np.float32(1e-3)
     shortest = min(seconds_of(lambda: roof.calculate(lanes, factor, summand, rounds), 5))
     return lanes.size * roof.CHAIN * rounds / shortest
