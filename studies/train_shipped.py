@@ -1,12 +1,12 @@
 """Train the weights that the package ships.
 
-``python studies/train_shipped.py -o DIR`` (3-D, about two hours on one core) and ``--dims 2``.
+``python studies/train_shipped.py -o DIR`` (3-D, about three hours on one core) and ``--dims 2``.
 Runs of the one training loop, each from the best weights of the one before: small patches at a
 high rate, then larger ones, for the context that tells vessels from their neighbours, at a falling
-rate, then all sizes, with cases of thin, medium or wide vessels alone among them. A phase that was
-stopped is resumed by the same command; ``--prepare`` draws the cases ahead, or on another core
-meanwhile. ``--release`` then calibrates the result and stores it inside the package, with the log
-and the learning curves under ``results``.
+rate, then all sizes, with cases of thin, medium or wide vessels alone among them, then these beside
+clean single vessels. A phase that was stopped is resumed by the same command; ``--prepare`` draws
+the cases ahead, or on another core meanwhile. ``--release`` then calibrates the result and stores
+it inside the package, with the log and the learning curves under ``results``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import io
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +27,7 @@ import torch
 from vesselseg import synth
 from vesselseg.fields import Case
 from vesselseg.io.atomic import write_bytes
-from vesselseg.nets import checkpoint
+from vesselseg.nets import checkpoint, losses
 from vesselseg.training import VALIDATION_SEED, TrainConfig, fit
 
 log = logging.getLogger("train_shipped")
@@ -39,16 +41,24 @@ class Source:
     Groups of four cases take the kinds in turn, in an order that shifts from round to round. A
     case is drawn where it is not in the folder yet: ``--prepare`` fills the folder ahead of the
     training, or beside it, and changes nothing but the time. Beyond ``count`` the cases come again,
-    turned and flipped anew. The twins of a geometry go to different batches of two.
+    turned and flipped anew. The twins of a geometry go to different batches of two. Every other
+    group is one of an earlier source, if there is one, with as many seeds less as it is ``ago``.
     """
 
     kinds: tuple[synth.SynthSettings, ...]
     folder: Path
     count: int
+    earlier: Source | None = None
+    ago: int = 0
 
     def __call__(self, seed: int, index: int) -> Case:
         """Return case ``index`` with its group of four reordered to 0, 2, 1, 3."""
-        group, place = divmod(index % self.count, 4)
+        group, place = divmod(index, 4)
+        if self.earlier is not None:
+            group, turn = divmod(group, 2)
+            if turn:
+                return self.earlier(seed - self.ago, 4 * group + place)
+        group %= self.count // 4
         twin = 4 * group + (0, 2, 1, 3)[place]
         settings = self.kinds[group % len(self.kinds)]
         path = self.folder / f"{seed}-{'x'.join(map(str, settings.shape))}" / f"{twin:06d}.npz"
@@ -84,14 +94,23 @@ class Phase:
     final_lr: float
     radii: tuple[tuple[float, float], ...] = ((1.5, 11.0),)
     snr: tuple[float, float] = (3.0, 40.0)
+    drawn: Mapping[str, float] = field(default_factory=dict)  # further settings of the cases
+    losses: Mapping[str, float] = field(default_factory=dict)  # weights that differ
+    beside: str = ""  # phase whose cases are every other group of four
 
     def source(self, dims: int, folder: Path) -> Source:
         """Return the cases: every side with every range of radii."""
+        drawn: dict[str, Any] = {"snr": self.snr, **self.drawn}
         kinds = tuple(
-            synth.SynthSettings(shape=(side,) * dims, radius=radius, snr=self.snr)
+            synth.SynthSettings(shape=(side,) * dims, radius=radius, **drawn)
             for side, radius in latin(self.sides, self.radii)
         )
-        return Source(kinds, folder / "cases", self.cases)
+        own = Source(kinds, folder / "cases", self.cases)
+        for phase in PHASES[dims]:
+            if phase.name == self.beside:
+                earlier = phase.source(dims, folder)
+                return replace(own, earlier=earlier, ago=self.seed - phase.seed)
+        return own
 
 
 def latin(
@@ -129,6 +148,21 @@ PHASES = {
             radii=((1.5, 11.0), (1.5, 3.0), (3.0, 6.0), (6.0, 11.0)),
             snr=(2.5, 25.0),
         ),
+        Phase(
+            "clean",
+            (48, 64, 48, 80),
+            cases=8500,
+            seed=15,
+            steps=8500,
+            batch=2,
+            lr=1.5e-3,
+            final_lr=0.001,
+            radii=((1.5, 11.0), (1.5, 3.0), (2.5, 5.0), (4.0, 8.0)),
+            snr=(2.5, 200.0),
+            drawn={"plain": 0.75, "straight": 0.35, "shapes": 0.5, "deformed": 0.4, "flow": 0.0},
+            losses={"sdf_l1": 0.8},
+            beside="long",
+        ),
     ),
     2: (
         Phase("small", (96,), cases=12000, seed=1, steps=1500, batch=8, lr=3e-3, final_lr=0.3),
@@ -148,6 +182,7 @@ def config(phase: Phase, dims: int, init: str) -> TrainConfig:
         batch=phase.batch,
         lr=phase.lr,
         final_lr=phase.final_lr,
+        losses={**losses.DEFAULT, **phase.losses},
         workers=1,
         validation_cases=VALIDATION_CASES,
         save_minutes=5.0,
@@ -159,7 +194,7 @@ def prepare(phase: Phase, dims: int, folder: Path) -> None:
     source = phase.source(dims, folder)
     for index in range(VALIDATION_CASES):
         source(phase.seed + VALIDATION_SEED, index)
-    for index in range(phase.cases):
+    for index in range((2 if phase.beside else 1) * phase.cases):
         source(phase.seed, index)
 
 

@@ -56,6 +56,18 @@ def test_every_batch_is_of_one_kind_and_all_kinds_come(tmp_path):
     assert {k.radius for k in source.kinds[:2]} == set(radii)
 
 
+def test_every_other_group_is_of_the_earlier_phase(tmp_path, monkeypatch):
+    first = train_shipped.Phase("x", (16,), 8, 5, 8, 2, 1e-3, 0.1)
+    second = train_shipped.Phase("y", (24,), 8, 7, 8, 2, 1e-3, 0.1, beside="x")
+    monkeypatch.setattr(train_shipped, "PHASES", {2: (first, second)})
+    source = second.source(2, tmp_path)
+    for offset in (0, 1000):  # training, validation
+        cases = [source(7 + offset, index) for index in range(16)]
+        assert [c.facts["seed"] - offset for c in cases] == ([7] * 4 + [5] * 4) * 2
+        assert {c.facts["index"] for c in cases if c.facts["seed"] == 5 + offset} == set(range(8))
+        assert {c.phi.shape for c in cases if c.facts["seed"] == 5 + offset} == {(16, 16)}
+
+
 def test_correlation_length_of_a_field_is_found():
     """exp(-d²/(2 l²)) is 1/e at d = l √2."""
     rng, walls = np.random.default_rng(0), []

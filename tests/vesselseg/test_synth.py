@@ -324,6 +324,47 @@ def test_two_dimensional_cases(shape):
         assert np.isfinite(c.image).all()
 
 
+@pytest.mark.parametrize("shape", [(24, 30, 28), (30, 28)])
+def test_straight_tubes_are_cylinders(shape):
+    rng = np.random.default_rng(4)
+    size = (0,) * (3 - len(shape)) + shape
+    for _ in range(8):
+        tubes = vascular.random_tubes(size, (2.0, 4.0), len(shape) == 2, rng)
+        phi, _ = vascular.level_set(tubes, shape)
+        points = np.indices(phi.shape).reshape(len(shape), -1).T
+        points = np.pad(points, ((0, 0), (3 - len(shape), 0)))
+        exact = np.full(len(points), np.inf)
+        for tube in tubes:
+            along = (tube[3:6] - tube[:3]) / np.linalg.norm(tube[3:6] - tube[:3])
+            across = np.linalg.norm(np.cross(points - tube[:3], along), axis=1)
+            exact = np.minimum(exact, across - tube[6])
+        exact = exact.reshape(shape)
+        near = exact < vascular.MARGIN - 0.1
+        assert near.any() and tubes[:, 6].min() >= 2.0 and tubes[:, 6].max() <= 4.0
+        # float32 of squares of some hundred voxels: 1e-4
+        np.testing.assert_allclose(phi[near], exact[near], atol=1e-3)
+    settings = SMALL.model_copy(update={"straight": 1.0, "empty": 0.0})
+    assert synth.case(0, 0, settings).facts["shape"] == "straight"
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_plain_image_has_one_blood_and_one_ground(share):
+    changes = {"plain": share, "empty": 0.0, "distractors": 0, "snr": (1e5, 1e5), "anisotropy": 1.0}
+    settings = SMALL.model_copy(update=changes | {"flow": 0.0, "easy": 0.0, "radius": (6.0, 8.0)})
+    case = synth.case(2, 0, settings)
+    assert case.facts["plain"] == bool(share)
+    blood, ground = (case.image[0][side] for side in (case.phi < -5, case.phi > 5))
+    spread = (np.ptp(blood) + np.ptp(ground)) / abs(blood.mean() - ground.mean())
+    assert (spread < 1e-3) == bool(share)  # the noise is 1e-5
+
+
+def test_a_kind_of_which_there_is_none_leaves_the_other_cases_as_they_are():
+    rng = np.random.default_rng(0)
+    before = rng.bit_generator.state
+    assert not synth.cases._among(0.0, rng) and rng.bit_generator.state == before
+    assert synth.cases._among(1.0, rng) and rng.bit_generator.state != before
+
+
 def test_snr_range_can_be_one_number():
     settings = SMALL.model_copy(update={"snr": (6.0, 6.0), "easy": 0.0})
     assert synth.case(0, 0, settings).facts["snr"] == pytest.approx(6.0)

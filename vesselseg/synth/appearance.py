@@ -30,13 +30,15 @@ def paint(
     easy: bool,
     black_blood: bool,
     distractors: int,
+    plain: bool = False,
 ) -> tuple[Field, dict[str, Any]]:
-    """Render phi (voxels) with random tissues and flow effects.
+    """Render phi (voxels) with random tissues and flow effects, or with neither (``plain``).
 
     Returns the image and what was drawn: noise kind, contrast, bias, gamma and so on.
     """
     shape = phi.shape
-    outside = _tissues(shape, rng, black_blood)
+    outside = _ground(shape, rng, black_blood) if plain else _tissues(shape, rng, black_blood)
+    easy = easy or plain
     for _ in range(distractors):
         _distract(outside, rng, black_blood)
     inside = _lumen(phi, rng, easy, black_blood)
@@ -52,7 +54,7 @@ def paint(
     share = occupancy(phi, (1.0,) * phi.ndim, psf, supersample=RENDER_FACTOR)
     image = np.maximum(outside + share * (inside - outside), 0)
     contrast = _contrast(phi, inside, outside)
-    strength = rng.uniform(0.0, 0.08 if easy else 0.35)
+    strength = 0.0 if plain else rng.uniform(0.0, 0.08 if easy else 0.35)
     bias = gaussian_process(shape, rng.uniform(0.4, 1.0) * max(shape), rng)
     image = image * np.exp(np.float32(strength) * np.clip(bias, -1.5, 1.5))
     gamma = 1.0 if easy else float(rng.uniform(0.7, 1.4))
@@ -74,6 +76,12 @@ def _ramp(field: Field, rng: np.random.Generator, levels: NDArray, slope: float)
     knots = np.maximum.accumulate(knots + 1e-6 * np.arange(len(knots)))
     values = np.repeat(levels, 2)[1:-1]
     return np.asarray(np.interp(field, knots, values), dtype=np.float32)
+
+
+def _ground(shape: Sequence[int], rng: np.random.Generator, black_blood: bool) -> Field:
+    """Draw one tissue, 0 to 0.6 of the lumen."""
+    level = rng.uniform(0.35, 1.0) if black_blood else rng.uniform(0.0, 0.6)
+    return np.full(shape, level, dtype=np.float32)
 
 
 def _tissues(shape: Sequence[int], rng: np.random.Generator, black_blood: bool) -> Field:

@@ -65,6 +65,8 @@ class SynthSettings(Settings):
         Shares of cases: without distractors and at SNR >= 12; without lumen; dark lumen; one
         channel that is the speed, or speed times magnitude (PC-MRA), instead of the magnitude;
         phantoms instead of trees; with a deformed wall.
+    plain, straight : float
+        Shares of cases: blood and ground of one intensity each; straight tubes instead of either.
     """
 
     shape: tuple[int, ...] = Limits((64, 64, 64), strict=False)
@@ -81,6 +83,8 @@ class SynthSettings(Settings):
     flow: float = Limits(0.12, ge=0, le=1)
     shapes: float = Limits(0.15, ge=0, le=1)
     deformed: float = Limits(0.7, ge=0, le=1)
+    plain: float = Limits(0.0, ge=0, le=1)
+    straight: float = Limits(0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _ranges(self) -> SynthSettings:
@@ -145,6 +149,7 @@ def case(
     kind = _kind(settings, rng)
     black_blood = bool(rng.random() < settings.black_blood) and kind == "magnitude"
     count = 0 if easy else int(rng.integers(0, settings.distractors + 1))
+    plain = _among(settings.plain, rng)
     image, painted = paint(
         geometry.phi,
         rng,
@@ -154,6 +159,7 @@ def case(
         easy=easy,
         black_blood=black_blood,
         distractors=count,
+        plain=plain,
     )
     channels = [image]
     if settings.channels == 2 or kind != "magnitude":
@@ -168,6 +174,7 @@ def case(
         "psf": psf,
         "anisotropy": anisotropy,
         "easy": easy,
+        "plain": plain,
         "polarity": "dark" if black_blood else "bright",
         "distractors": count,
         "image": kind,
@@ -253,7 +260,9 @@ def _segments(
     thick = max(shape) * 2 // 3
     size = shape if len(shape) == 3 else (0 if planar else thick, *shape)
     held_out = settings.family == "heldout"
-    if not planar and rng.random() < settings.shapes:
+    if _among(settings.straight, rng):
+        segments, name = vascular.random_tubes(size, settings.radius, planar, rng), "straight"
+    elif not planar and rng.random() < settings.shapes:
         known = vascular.HELD_OUT_SHAPES if held_out else vascular.TRAINING_SHAPES
         segments, name = vascular.random_shape(known, size, settings.radius, rng)
     else:
@@ -261,6 +270,11 @@ def _segments(
     if len(shape) == 2 and not planar:
         segments[:, [0, 3]] -= thick / 2  # the image is the middle plane
     return segments, name
+
+
+def _among(share: float, rng: np.random.Generator) -> bool:
+    """Draw whether a case is among a share; nothing is drawn, all else stays, where it is zero."""
+    return share > 0 and bool(rng.random() < share)
 
 
 def _kind(settings: SynthSettings, rng: np.random.Generator) -> str:

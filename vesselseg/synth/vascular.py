@@ -76,6 +76,25 @@ def random_tree(
     return segments[:found]
 
 
+def random_tubes(
+    size: Sequence[int], radii: tuple[float, float], planar: bool, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Draw one to three straight tubes across the box, half of them along an axis of it."""
+    box = np.array(size, dtype=np.float64)
+    tubes = np.zeros((int(rng.choice([1, 1, 1, 2, 3])), 8))
+    for tube in tubes:
+        along = rng.standard_normal(3)
+        if rng.random() < 0.5:
+            along = np.eye(3)[rng.integers(1, 3) if planar else rng.integers(0, 3)]
+        middle = rng.uniform(0.25, 0.75, 3) * box
+        if planar:
+            along[0] = middle[0] = 0.0
+        reach = 2.0 * box.max() * along / np.linalg.norm(along)
+        tube[:3], tube[3:6] = middle - reach, middle + reach
+        tube[6:] = np.exp(rng.uniform(*np.log(radii)))
+    return tubes
+
+
 @lru_cache(maxsize=32)
 def _unit_segments(name: str) -> NDArray[np.float64]:
     """Round cones of a phantom of radius one: its parts' axes, cut where they jump."""
