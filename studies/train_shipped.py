@@ -124,6 +124,7 @@ def latin(
 
 
 SIZES = {3: "swift", 2: "base"}
+HALF_TURNS = {3: True, 2: False}  # whether the mean over them is shipped
 LIMITS = [
     "trained on synthetic scans alone, tuned on none that is real",
     "root radii of 1.5 to 11 voxels; thinner vessels are found in part",
@@ -210,6 +211,7 @@ def release(folder: Path, dims: int) -> Path:
         "licence": "BSD-3-Clause",
         "architecture": best.card["architecture"],
         "training": {"phases": [asdict(p) for p in PHASES[dims]], "data": "synthetic only"},
+        "half_turns": HALF_TURNS[dims],
         "validation": best.card["validation"],
         "hardware": "one CPU core of two, shared",
         "polarity": "blood brighter than its surroundings; dark blood is inverted first",

@@ -63,7 +63,7 @@ class SegmentSettings(Settings):
     tile: int = Field(144, ge=64, multiple_of=STRIDE, description="largest tile, voxels")
     overlap: int = Field(32, ge=0, le=MAX_OVERLAP, description="of neighbouring tiles, voxels")
     accurate: bool = Field(
-        False, description="average over all flips, overlap of 48; 10 times slower in 3-D"
+        False, description="average over all flips, overlap of 48; 3 times slower in 3-D"
     )
     bf16: bool | None = Field(None, description="default: where the device computes in bfloat16")
     device: DeviceName = Field("cpu", description="cpu, cuda or cuda:N")
@@ -77,7 +77,8 @@ class Model:
     """A network with its calibration, ready to run.
 
     In voxels: p = sigmoid(-2 T sdf), s.d. of the wall = scale * (s.d. of the head) ** power.
-    ``slices``: a network of two dimensions for a volume.
+    ``slices``: a network of two dimensions for a volume. ``half_turns``: the mean over the half
+    turns about the axes is meant, and calibrated.
     """
 
     net: torch.nn.Module
@@ -88,6 +89,7 @@ class Model:
     classes: int = 1
     distance: bool = True
     slices: bool = False
+    half_turns: bool = False
 
 
 def segment(
@@ -207,7 +209,8 @@ def load_model(path: str | Path, dims: int, channels: int, device: str) -> Model
     keys = ("temperature", "sigma_scale", "sigma_power")
     t, scale, power = (float(calibration.get(k, 1.0)) for k in keys)
     net, distance = checkpoint.network(read).to(device), bool(architecture.get("distance", True))
-    return Model(net, t, scale, power, read.model_id, classes, distance, have != dims)
+    turns = read.card.get("half_turns") is True
+    return Model(net, t, scale, power, read.model_id, classes, distance, have != dims, turns)
 
 
 @torch.inference_mode()
@@ -276,14 +279,14 @@ def thread_count() -> int:
 def run_tile(model: Model, tile: Tensor, settings: SegmentSettings) -> Tensor:
     """Return logit, distance, variance and log p of the classes of a tile ``(C, ...)``.
 
-    Over all flips if asked; of one class there is no log p.
+    Averaged over the half turns if the model wants it, over all flips if asked; of one class there
+    is no log p.
     """
     low = nets.bf16_pays(settings.device) if settings.bf16 is None else settings.bf16
     axes = range(1, tile.ndim)
-    count = tile.ndim if settings.accurate else 1
-    poses = [f for k in range(count) for f in itertools.combinations(axes, k)]
+    flipped = range(tile.ndim) if settings.accurate else (0, 2) if model.half_turns else (0,)
     rows = []
-    for pose in poses:
+    for pose in itertools.chain.from_iterable(itertools.combinations(axes, k) for k in flipped):
         with torch.autocast(tile.device.type, torch.bfloat16, enabled=low):
             output = model.net(torch.flip(tile, pose)[None])
         heads = nets.heads(output, model.classes)

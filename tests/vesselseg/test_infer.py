@@ -52,8 +52,8 @@ def weights(tmp_path_factory):
 def as_model(monkeypatch):
     """Put a module in the place of the weights."""
 
-    def put(net, temperature=1.0, scale=1.0, power=1.0):
-        model = infer.Model(net, temperature, scale, power, "fake")
+    def put(net, temperature=1.0, scale=1.0, power=1.0, half_turns=False):
+        model = infer.Model(net, temperature, scale, power, "fake", half_turns=half_turns)
         monkeypatch.setattr(infer, "load_model", lambda *_: model)
         monkeypatch.setattr(checkpoint, "shipped", lambda _: "fake.json")
 
@@ -206,13 +206,16 @@ def test_bfloat16_moves_the_wall_by_less_than_a_hundredth_of_a_voxel():
     assert np.sqrt(np.mean((low - full)[near] ** 2)) < 0.01
 
 
-def test_flips_average_and_add_their_spread(as_model):
-    class Lopsided(Threshold):
-        def forward(self, x):
-            y = super().forward(x)
-            ramp = torch.linspace(-0.5, 0.5, x.shape[-1])
-            return y + ramp * torch.tensor([0.0, 1.0, 0.0]).view(1, 3, 1, 1, 1)
+class Lopsided(Threshold):
+    """Sees everything too near on one side and too far on the other."""
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        ramp = torch.linspace(-0.5, 0.5, x.shape[-1])
+        return y + ramp * torch.tensor([0.0, 1.0, 0.0]).view(1, 3, *(1,) * (x.ndim - 2))
+
+
+def test_flips_average_and_add_their_spread(as_model):
     grid = Grid.from_spacing((16, 16, 16), 1.0)
     as_model(Lopsided())
     plain = segment(ball(grid), settings=SegmentSettings(bf16=False))
@@ -221,6 +224,24 @@ def test_flips_average_and_add_their_spread(as_model):
     edge = np.sqrt(0.5**2 + 0.5**2)
     np.testing.assert_allclose(flipped.sigma_mm[..., 0], edge, rtol=1e-4)
     np.testing.assert_allclose(plain.sigma_mm, 0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_model_of_half_turns_has_their_symmetry(as_model, dims):
+    as_model(Lopsided(), half_turns=True)
+    grid = Grid.from_spacing((16,) * dims, 1.0)
+    turned = segment(ball(grid), settings=SegmentSettings(bf16=False))
+    np.testing.assert_allclose(turned.phi_mm, turned.phi_mm[..., ::-1, ::-1], atol=1e-5)
+    np.testing.assert_allclose(turned.phi_mm, turned.phi_mm[..., ::-1], atol=1e-5)
+    np.testing.assert_allclose(turned.sigma_mm[..., 0], np.sqrt(0.5), rtol=1e-4)  # 0.5² + 0.5²
+
+
+def test_the_card_says_whether_half_turns_are_meant(weights, tmp_path):
+    read = checkpoint.load(weights[3])
+    for said in (True, False):
+        card = {"architecture": read.card["architecture"], "half_turns": said}
+        path = checkpoint.save(tmp_path / "net", read.tensors, card)
+        assert infer.load_model(path, 3, 1, "cpu").half_turns is said
 
 
 @pytest.mark.parametrize(
