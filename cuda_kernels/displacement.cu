@@ -49,8 +49,8 @@ __global__ void displacement_rhs(const double *gradient, const double *pin, cons
     }
 }
 
-// Keep a step within reach s.d. of the start and below a limit; its square where phi is near the
-// wall, infinite elsewhere, and the number of those voxels, which starts at zero.
+// Keep a step within reach s.d. of the start and below a limit; its square where |phi| is at most
+// near, infinite elsewhere, and the number of those voxels, which starts at zero.
 __global__ void take_step(double *step, const double *moved, const double *sigma, const double *phi,
                           double reach, double limit, double near, double *squares, int *found,
                           const int *count) {
@@ -58,7 +58,7 @@ __global__ void take_step(double *step, const double *moved, const double *sigma
     for (int m = first_entry(); m < *count; m += entry_step()) {
         const double most = reach * sigma[m];
         step[m] = clamped(clamped(moved[m] + step[m], -most, most) - moved[m], -limit, limit);
-        const bool counts = fabs(phi[m]) < near;
+        const bool counts = fabs(phi[m]) <= near;
         squares[m] = counts ? step[m] * step[m] : infinity<double>();
         number += counts ? 1.0 : 0.0;
     }

@@ -165,10 +165,13 @@ class Recording:
 
 
 class Device:
-    """One GPU: ``launch``, ``record`` and ``later`` work on CuPy's current stream.
+    """One GPU: ``launch``, ``record``, ``put`` and ``later`` work on CuPy's current stream.
 
-    With ``lines`` the kernels know their places in the sources, for NVIDIA's profilers.
+    With ``lines`` the kernels know their places in the sources, for NVIDIA's profilers. ``kept``
+    is what refinements keep here for the next of their kind.
     """
+
+    memory = (2, 13)  # where its arrays lie, as DLPack counts: CUDA's own or managed
 
     def __init__(self, index: int, lines: bool = False) -> None:
         import cupy
@@ -176,6 +179,7 @@ class Device:
         self.xp: Any = cupy
         self.index = index
         self.more = (LINES,) if lines else ()
+        self.kept: dict[Any, Any] = {}
         self._recording: list[Callable[[], None]] | None = None
         with cupy.cuda.Device(index) as device:
             self.multiprocessors = int(device.attributes["MultiProcessorCount"])
@@ -218,6 +222,19 @@ class Device:
         except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError):
             return None
         return graph
+
+    def release(self) -> None:
+        """Give back what refinements keep."""
+        self.kept.clear()
+
+    def put(self, values: Any, out: Any) -> None:
+        """Copy values of the device or the host, as many or one for all, into an array."""
+        if isinstance(values, self.xp.ndarray):
+            out[...] = values
+        elif values.size == 1:
+            out.fill(values.item())
+        else:
+            out.set(np.ascontiguousarray(values, dtype=out.dtype))
 
     def later(self, array: Any) -> Later:
         """Begin to copy an array to the host."""
@@ -272,7 +289,10 @@ def torchs_memory() -> Iterator[None]:
 
     def malloc(size: int, index: int) -> int:
         stream = cupy.cuda.get_current_stream().ptr
-        return int(torch.caching_allocator_alloc(size, index, stream)) if size else 0
+        try:
+            return int(torch.caching_allocator_alloc(size, index, stream)) if size else 0
+        except torch.OutOfMemoryError as full:
+            raise MemoryError(str(full)) from full
 
     def free(pointer: int, index: int) -> None:
         if pointer:

@@ -118,6 +118,23 @@ __global__ void plan_steps(const double *limits, double *clock, double squares, 
     clock[2] += moves ? time : 0.0;
 }
 
+// Count the values that are not finite, those below zero, and those of at most a magnitude: (3,),
+// which start at zero.
+template <typename T>
+__global__ void survey(const T *values, double most, int *found, int n) {
+    double counts[3] = {0.0, 0.0, 0.0};
+    for (int i = first_entry(); i < n; i += entry_step()) {
+        const double value = values[i];
+        counts[0] += fabs(value) < infinity<double>() ? 0.0 : 1.0;
+        counts[1] += value < 0.0 ? 1.0 : 0.0;
+        counts[2] += fabs(value) <= most ? 1.0 : 0.0;
+    }
+    for (int c = 0; c < 3; ++c) {
+        const double total = block_sum(counts[c]);
+        if (threadIdx.x == 0) atomicAdd(found + c, (int)total);
+    }
+}
+
 // Make the moved wall the present one, and the present one the one before; a wall at rest stays.
 template <typename T>
 __global__ void accept(const T *moved, T *phi, T *before, const double *clock, int n) {

@@ -12,6 +12,13 @@ __device__ __forceinline__ int sign_of(T x) {
     return (x > T(0)) - (x < T(0));
 }
 
+// Whether the wall does not pass between a voxel and any of its six neighbours.
+template <typename T>
+__device__ __forceinline__ bool is_open(T sign, T a, T b, T c, T d, T e, T f) {
+    return sign * a > T(0) && sign * b > T(0) && sign * c > T(0) && sign * d > T(0) &&
+           sign * e > T(0) && sign * f > T(0);
+}
+
 // Godunov's squared derivative of |phi| along an axis of a block or a register queue. WENO5 where
 // the axis goes on and phi is inside the band on all seven samples, else ENO2, which looks past the
 // band and past the faces only where that is harmless. Both are odd: the sign comes last.
@@ -62,13 +69,9 @@ __global__ void __launch_bounds__(256)
         for (int n = threadIdx.x; n < active; n += blockDim.x) {
             const T *p = block + in_block(list[n]);
             const int row = list[n] / TILE_X, at = in_field(first, list[n], ny, nx);
-            const int side = sign_of(*p);
-            const bool beside = side != sign_of(p[-PLANE]) || side != sign_of(p[PLANE]) ||
-                                side != sign_of(p[-BLOCK_X]) || side != sign_of(p[BLOCK_X]) ||
-                                side != sign_of(p[-1]) || side != sign_of(p[1]);
-            if (side == 0) out[at] = T(0);
-            if (side == 0 || beside) continue;
-            const T sign = T(side);
+            const T sign = T(sign_of(*p));
+            if (sign == T(0)) out[at] = *p;
+            if (!is_open(sign, p[-PLANE], p[PLANE], p[-BLOCK_X], p[BLOCK_X], p[-1], p[1])) continue;
             T g2 = T(0);
 #pragma unroll
             for (int axis = 0; axis < 3; ++axis) {
@@ -78,7 +81,7 @@ __global__ void __launch_bounds__(256)
                                   : axis == 1 ? first.j + row % TILE_Y
                                               : first.i + list[n] % TILE_X;
                 g2 += slope_sq<T, ORDER>(
-                    side > 0, p[-3 * s], p[-2 * s], p[-s], p[0], p[s], p[2 * s], p[3 * s],
+                    sign > T(0), p[-3 * s], p[-2 * s], p[-s], p[0], p[s], p[2 * s], p[3 * s],
                     place >= 3 && place < size - 3, far, axis == 0 ? hz : (axis == 1 ? hy : hx));
             }
             out[at] = advanced(sign, *p, base[at], g2, dt, ca, cb, least, far);
@@ -122,18 +125,16 @@ __global__ void __launch_bounds__(256)
             __syncthreads();
             const T *p = plane + role.own;
             const T here = queue[3];
-            const int side = sign_of(here), at = k * layer + column;
-            const bool beside = side != sign_of(queue[2]) || side != sign_of(queue[4]) ||
-                                side != sign_of(p[-ROW]) || side != sign_of(p[ROW]) ||
-                                side != sign_of(p[-1]) || side != sign_of(p[1]);
-            if (in_box && side == 0) out[at] = T(0);
-            if (!in_box || side == 0 || beside) continue;
-            const T sign = T(side);
-            T g2 = slope_sq<T, ORDER>(side > 0, queue[0], queue[1], queue[2], here, queue[4], queue[5],
+            const int at = k * layer + column;
+            const T sign = T(sign_of(here));
+            if (!in_box) continue;
+            if (sign == T(0)) out[at] = here;
+            if (!is_open(sign, queue[2], queue[4], p[-ROW], p[ROW], p[-1], p[1])) continue;
+            T g2 = slope_sq<T, ORDER>(sign > T(0), queue[0], queue[1], queue[2], here, queue[4], queue[5],
                                       queue[6], k >= 3 && k < nz - 3, far, hz);
-            g2 += slope_sq<T, ORDER>(side > 0, p[-3 * ROW], p[-2 * ROW], p[-ROW], here, p[ROW],
+            g2 += slope_sq<T, ORDER>(sign > T(0), p[-3 * ROW], p[-2 * ROW], p[-ROW], here, p[ROW],
                                      p[2 * ROW], p[3 * ROW], inner_y, far, hy);
-            g2 += slope_sq<T, ORDER>(side > 0, p[-3], p[-2], p[-1], here, p[1], p[2], p[3], inner_x,
+            g2 += slope_sq<T, ORDER>(sign > T(0), p[-3], p[-2], p[-1], here, p[1], p[2], p[3], inner_x,
                                      far, hx);
             out[at] = advanced(sign, here, base[at], g2, dt, ca, cb, least, far);
         }

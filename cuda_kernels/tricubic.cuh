@@ -99,6 +99,13 @@ __device__ __forceinline__ R in_box(R o, int at, int n) {
     return clamped(o, (R)-at, (R)(n - 1 - at));
 }
 
+// Offset of a grid plane for those near it, so that no rounding error chooses the cell.
+template <typename R>
+__device__ __forceinline__ R snapped(R o) {
+    const R plane = floor(o + R(0.5));
+    return fabs(o - plane) < R(1e-9) ? plane : o;
+}
+
 // Interpolate at an offset from voxel (k, j, i).
 //
 // On a grid plane, where the slopes of the cells differ, their mean. Beyond the faces the field
@@ -107,7 +114,8 @@ __device__ __forceinline__ R in_box(R o, int at, int n) {
 template <typename T, typename R>
 __device__ Jet<R> tricubic(const T *phi, int nz, int ny, int nx, int k, int j, int i, R oz, R oy,
                            R ox) {
-    R z = in_box(oz, k, nz), y = in_box(oy, j, ny), x = in_box(ox, i, nx);
+    const R bz = in_box(oz, k, nz), by = in_box(oy, j, ny), bx = in_box(ox, i, nx);
+    R z = snapped(bz), y = snapped(by), x = snapped(bx);
     Jet<R> jet = {};
     int cells = 0;
 #pragma unroll 1
@@ -125,10 +133,10 @@ __device__ Jet<R> tricubic(const T *phi, int nz, int ny, int nx, int k, int j, i
         jet = {share * jet.value, share * jet.z,  share * jet.y,  share * jet.x,  share * jet.zz,
                share * jet.yy,    share * jet.xx, share * jet.zy, share * jet.zx, share * jet.yx};
     }
-    if (z == oz && y == oy && x == ox) return jet;
-    z = oz - z;
-    y = oy - y;
-    x = ox - x;
+    if (bz == oz && by == oy && bx == ox) return jet;
+    z = oz - bz;
+    y = oy - by;
+    x = ox - bx;
     const R rz = jet.zz * z + jet.zy * y + jet.zx * x;
     const R ry = jet.zy * z + jet.yy * y + jet.yx * x;
     const R rx = jet.zx * z + jet.yx * y + jet.xx * x;

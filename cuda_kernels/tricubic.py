@@ -21,6 +21,7 @@ Jet: TypeAlias = tuple[float, float, float, float, float, float, float, float, f
 
 U = np.uint64
 ONE, TWO, THREE = U(1), U(2), U(3)
+SNAP = 1e-9  # voxels: a point so near a grid plane lies on it, whatever rounding made of it
 TURN = 0.5  # squared relative change of the slope up to which the expansion is believed
 
 
@@ -167,6 +168,13 @@ def _in_box(o: float, at: int, n: int) -> float:
 
 
 @njit(error_model="numpy")
+def _snapped(o: float) -> float:
+    """Offset of a grid plane for those near it, so that no rounding error chooses the cell."""
+    plane = float(math.floor(o + 0.5))
+    return plane if abs(o - plane) < SNAP else o
+
+
+@njit(error_model="numpy")
 def tricubic(
     flat: Array, nz: int, ny: int, nx: int, k: int, j: int, i: int, oz: float, oy: float, ox: float
 ) -> Jet:
@@ -176,7 +184,8 @@ def tricubic(
     box: the closest point of a slanted vessel that leaves the grid lies there. Where that
     expansion turns the slope too far to be believed, no slope is returned.
     """
-    z, y, x = _in_box(oz, k, nz), _in_box(oy, j, ny), _in_box(ox, i, nx)
+    bz, by, bx = _in_box(oz, k, nz), _in_box(oy, j, ny), _in_box(ox, i, nx)
+    z, y, x = _snapped(bz), _snapped(by), _snapped(bx)
     az, sz = cell(z, k, nz, False)
     ay, sy = cell(y, j, ny, False)
     ax, sx = cell(x, i, nx, False)
@@ -184,10 +193,10 @@ def tricubic(
         jet = _about_plane(flat, nz, ny, nx, k, j, i, z, y, x)
     else:
         jet = _in_cell(flat, nz, ny, nx, az, ay, ax, sz, sy, sx)
-    if z == oz and y == oy and x == ox:
+    if bz == oz and by == oy and bx == ox:
         return jet
     value, gz, gy, gx, zz, yy, xx, zy, zx, yx = jet
-    z, y, x = oz - z, oy - y, ox - x
+    z, y, x = oz - bz, oy - by, ox - bx
     rz = zz * z + zy * y + zx * x
     ry = zy * z + yy * y + yx * x
     rx = zx * z + yx * y + xx * x

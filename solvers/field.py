@@ -51,9 +51,22 @@ def checked(
     return (*plane, *map(float, spacing)), diameter, np.float64 if wide else np.float32
 
 
-def non_finite(count: int) -> DataError:
-    """Return the error of a level set with voxels that are not finite."""
-    return DataError("non-finite level set", found=count, need=0)
+def non_finite(count: int, what: str = "level set") -> DataError:
+    """Return the error of a field with voxels that are not finite."""
+    return DataError(f"non-finite {what}", found=count, need=0)
+
+
+def finite_range(values: NDArray, what: str) -> tuple[float, float]:
+    """Return the least and the largest value; refuse an array that is not finite."""
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(high - low):
+        raise non_finite(int(np.sum(~np.isfinite(values))), what)
+    return low, high
+
+
+def no_interface(found: str = "") -> NoInterfaceError:
+    """Return the error of a level set of one sign."""
+    return NoInterfaceError("no wall in the level set", found=found or None, need="both signs")
 
 
 def lies_on_gpu(array: Any) -> bool:
@@ -66,9 +79,7 @@ def require_interface(phi: NDArray) -> None:
     low, high = float(phi.min()), float(phi.max())
     if not low < 0.0 <= high:
         where = "inside" if low < 0.0 else "outside"
-        raise NoInterfaceError(
-            "no wall in the level set", found=f"every voxel {where}", need="both signs"
-        )
+        raise no_interface(f"every voxel {where}")
 
 
 def width_of(field: Any, spacing: tuple[float, ...], band_mm: float | None) -> float:

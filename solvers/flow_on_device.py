@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,9 @@ from .redistancing import redistance
 from .schemes import CFL, SCHEMES
 from .settings import RefineSettings
 from .speed import BLOCK, EDGE, RIDGE, STRONGEST
+from .start_on_device import Bring, borrowed, kind_of, launch_start, survey, watch_over
 from .step import Problem
-from .watch import Watch, vessel_lost
+from .watch import vessel_lost
 from .window_on_device import gaussian, window_for
 
 FEWEST = 4  # voxels along an axis, for the tricubic interpolant
@@ -95,7 +96,7 @@ class Report:
 class Flow:
     """A flow's arrays on a device."""
 
-    problem: Problem
+    problem: Problem  # its arrays are the device's
     box: Box
     image: Array
     phi: Array
@@ -108,21 +109,36 @@ class Flow:
     layers: Layers
     drive: Drive
     extra: dict[str, Any] = field(default_factory=dict)
+    steps: dict[str, Any] = field(default_factory=dict)  # recorded once
 
 
 def flow_for(device: Device, problem: Problem) -> Flow:
-    """Move a problem to a device and make room for its steps: the only move there."""
-    energy = problem.settings.energy
+    """Make room for the steps of problems of a kind and record them."""
     xp = device.xp
-    start = xp.array(problem.start)
+    start = xp.empty(problem.start.shape, problem.start.dtype)
     box = box_of(device, start, problem.spacing)
-    image = xp.asarray(np.ascontiguousarray(problem.image, dtype=np.float32))
-    drive, extra = PREPARED[energy](problem, box, image)
-    return Flow(
-        problem, box, image, start, start.copy(), box.empty(), box.empty(),
+    image = box.empty(dtype=np.float32)
+    here = replace(problem, image=image, start=start, sigma=start, speed=None, channels=())
+    drive, extra = ROOMS[problem.settings.energy](problem, box)
+    flow = Flow(
+        here, box, image, box.empty(), box.empty(), box.empty(), box.empty(),
         box.empty(CHUNKS, 4, dtype=np.float64), Report(box.zeros(16, dtype=np.float64)),
         band_for(box), layers_for(box), drive, extra,
     )  # fmt: skip
+    flow.steps["begin"] = device.record(lambda: launch_begin(flow))
+    flow.steps["step"] = device.record(lambda: launch_step(flow))
+    return flow
+
+
+def launch_begin(flow: Flow) -> None:
+    """Redistance the start; no time has gone by yet."""
+    box, problem, report = flow.box, flow.problem, flow.report
+    box.clear(report.numbers)
+    launch_start(box, flow.layers, flow.before, problem.band_mm, problem.start, report.clock,
+                 flow.parts, report.sums)  # fmt: skip
+    box.device.launch("keep_count", flow.layers.count, *report.wall)
+    box.copy(problem.start, flow.phi)
+    box.copy(problem.start, flow.before)
 
 
 def without_kernels(settings: RefineSettings, shape: Sequence[int] = ()) -> str:
@@ -176,21 +192,36 @@ def judged(problem: Problem, numbers: NDArray[np.float64], number: int) -> Judge
 
 
 def refined(
-    device: Device, problem: Problem, watch: Watch, rests: Rests, progress: Progress
-) -> tuple[NDArray, StopReason, Rows]:
+    device: Device, problem: Problem, rests: Rests, progress: Progress, bring: Bring
+) -> tuple[Any, StopReason, Rows]:
     """Refine by a flow: the distance, the reason of the stop and the history."""
-    flow = flow_for(device, problem)
-    step = device.record(lambda: launch_step(flow))
+    for values, what in ((problem.start, "level set"), (problem.image, "image")):
+        survey(device, values, what)
+    kind = kind_of(problem, getattr(problem.speed, "ndim", 0))
+    with borrowed(device, kind, lambda: flow_for(device, problem)) as flow:
+        return _refined(flow, problem, rests, progress, bring)
+
+
+def _refined(
+    flow: Flow, problem: Problem, rests: Rests, progress: Progress, bring: Bring
+) -> tuple[Any, StopReason, Rows]:
+    device = flow.box.device
+    device.put(problem.start, flow.before)
+    device.put(problem.image, flow.image)
+    flow.steps["begin"]()
+    FILLED[problem.settings.energy](flow, problem)
+    begun = Report(to_host(device, flow.report.numbers))
+    watch = watch_over(problem, int(begun.wall[0][0]), begun.sums)
 
     def take(number: int) -> Array:
-        step()
+        flow.steps["step"]()
         return flow.report.numbers
 
     def judge(numbers: NDArray[np.float64], number: int) -> Judged:
         return judged(problem, numbers, number)
 
     reason, history, given_up = run(device, problem, take, judge, watch, rests, progress)
-    return to_host(device, flow.before if given_up else flow.phi), reason, history
+    return bring(flow.before if given_up else flow.phi), reason, history
 
 
 def disagreement(device: Device) -> float:
@@ -233,13 +264,13 @@ def as_it_is(flow: Flow) -> None:
 Made = tuple[Drive, dict[str, Any]]
 
 
-def with_means(problem: Problem, box: Box, image: Array) -> Made:
+def with_means(problem: Problem, box: Box) -> Made:
     """Make room for speeds and means of the whole image."""
     parts, sums = box.empty(CHUNKS, 3, dtype=np.float64), box.empty(3, dtype=np.float64)
     return region_drive(problem, box), {"parts": parts, "sums": sums}
 
 
-def with_local_means(problem: Problem, box: Box, image: Array) -> Made:
+def with_local_means(problem: Problem, box: Box) -> Made:
     """Make room for speeds and means in blocks, and the Gaussian window of ``local_means``."""
     window = window_for(problem, box, BLOCK, channels=4)
     return region_drive(problem, box), {"window": window, "ridge": RIDGE / window.volume}
@@ -252,26 +283,48 @@ def region_drive(problem: Problem, box: Box) -> Drive:
     return Drive(box.device.xp.zeros(box.size, box.dtype), None, bend)
 
 
-def along_edges(problem: Problem, box: Box, image: Array) -> Made:
-    """Fields of ``gac`` from the image: ``solvers.flow.prepared``."""
-    xp, settings, spacing = box.device.xp, problem.settings, problem.spacing
+def with_edges(problem: Problem, box: Box) -> Made:
+    """Make room for the fields of ``gac``."""
+    settings = problem.settings
+    speed, bend = (
+        box.empty(box.size) if n else None for n in (settings.balloon, settings.smoothing)
+    )
+    return Drive(speed, box.empty(box.size, problem.wall_dims + 1), bend), {}
+
+
+def with_a_speed(problem: Problem, box: Box) -> Made:
+    """Make room for the caller's speed."""
+    if problem.speed is None:
+        raise ConfigError("no speed", need="refine(..., speed=...) with the energy given")
+    return Drive(box.empty(np.size(problem.speed)), None, None), {}
+
+
+def nothing(flow: Flow, problem: Problem) -> None:
+    """Fill nothing: every step takes its own means."""
+
+
+def along_edges(flow: Flow, problem: Problem) -> None:
+    """Write the fields of ``gac`` from the image: ``solvers.flow.prepared``."""
+    box, image, settings, spacing = flow.box, flow.image, problem.settings, problem.spacing
+    xp, drive, put = box.device.xp, flow.drive, box.device.put
     tiny = float(np.finfo(np.float32).tiny)
     scaled = image / np.float32(max(float(xp.abs(image).max()), tiny))
     slopes = xp.zeros_like(scaled)
     for axis in range(3):
         if box.shape[axis] > 1:
             slopes += (slope_along(box, scaled, axis, settings.edge_width) / spacing[axis]) ** 2
-    near = xp.abs(xp.asarray(problem.start)) < 2.0 * problem.unit
+    near = xp.abs(flow.problem.start) < 2.0 * problem.unit
     scale = EDGE**2 * float(xp.percentile(slopes[near], STRONGEST))
     edge = (1.0 / (1.0 + slopes / max(scale, 1e-30))).astype(np.float32)
     axes = range(2, 2 - (problem.wall_dims + 1), -1)
     downhill = [-min(spacing) * xp.gradient(edge, spacing[a], axis=a) for a in axes]
     velocity = xp.stack(downhill, axis=-1).reshape(-1, len(downhill))
+    put(velocity.astype(np.float32).astype(box.dtype), drive.velocity)
     flat = edge.reshape(-1).astype(box.dtype)
-    bend = settings.smoothing * min(spacing) * flat if settings.smoothing else None
-    speed = settings.balloon * flat if settings.balloon else None
-    velocity = xp.ascontiguousarray(velocity.astype(np.float32).astype(box.dtype))
-    return Drive(speed, velocity, bend), {}
+    if drive.bend is not None:
+        put(settings.smoothing * min(spacing) * flat, drive.bend)
+    if drive.speed is not None:
+        put(settings.balloon * flat, drive.speed)
 
 
 def slope_along(box: Box, image: Array, axis: int, width: float) -> Array:
@@ -286,24 +339,28 @@ def slope_along(box: Box, image: Array, axis: int, width: float) -> Array:
     return out
 
 
-def as_given(problem: Problem, box: Box, image: Array) -> Made:
-    """Return the caller's speed."""
-    if problem.speed is None:
-        raise ConfigError("no speed", need="refine(..., speed=...) with the energy given")
-    speed = np.ascontiguousarray(problem.speed, dtype=box.dtype).reshape(-1)
-    return Drive(box.device.xp.asarray(speed), None, None), {}
+def as_given(flow: Flow, problem: Problem) -> None:
+    """Take the caller's speed."""
+    speed: Any = problem.speed
+    speed = np.full(1, speed) if np.ndim(speed) == 0 else speed.astype(flow.box.dtype).reshape(-1)
+    flow.box.device.put(speed, flow.drive.speed)
 
 
-Speeds = Callable[[Flow], None]
-SPEEDS: dict[str, Speeds] = {
+SPEEDS: dict[str, Callable[[Flow], None]] = {
     "gac": as_it_is,
     "chan_vese": by_means,
     "local": by_local_means,
     "given": as_it_is,
 }
-PREPARED = {
-    "gac": along_edges,
+ROOMS: dict[str, Callable[[Problem, Box], Made]] = {
+    "gac": with_edges,
     "chan_vese": with_means,
     "local": with_local_means,
+    "given": with_a_speed,
+}
+FILLED: dict[str, Callable[[Flow, Problem], None]] = {
+    "gac": along_edges,
+    "chan_vese": nothing,
+    "local": nothing,
     "given": as_given,
 }

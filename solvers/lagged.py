@@ -7,7 +7,7 @@ step later, and the step after it is given up.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,11 @@ class Judged:
     facts: dict[str, float] = field(default_factory=dict)
 
 
+def face_samples(shape: Sequence[int]) -> int:
+    """Return how many samples lie in the faces of a box, or in the edges of a plane."""
+    return max(sum(2 * math.prod(shape) // n for n in shape if n > 1), 1)
+
+
 def run(
     device: Any,
     problem: Problem,
@@ -48,7 +53,7 @@ def run(
     Also tells whether one step more was taken, whose wall does not count.
     """
     settings, shape = problem.settings, problem.start.shape
-    samples = sum(2 * math.prod(shape) // n for n in shape if n > 1)
+    samples = face_samples(shape)
     history: Rows = []
     coming: list[Any] = []
     reason = None
@@ -61,7 +66,7 @@ def run(
         number = len(history) + 1
         done = judge(coming.pop(0).value(), number)
         volume = done.lumen * float(np.prod(problem.spacing))
-        watch.judge(volume, done.in_faces / max(samples, 1), number)
+        watch.judge(volume, done.in_faces / samples, number)
         history.append({"step_rms_mm": done.rms_mm, "volume_mm3": volume, **done.facts})
         progress("refine", number / settings.iterations, f"step {done.rms_mm:.4f} mm rms")
         steps = [row["step_rms_mm"] / problem.unit for row in history]

@@ -8,7 +8,9 @@ number of launches; those after convergence do nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +34,9 @@ from .on_device import (
     read_bits,
     to_host,
 )
+from .start_on_device import Bring, borrowed, kind_of, launch_start, survey, watch_over
 from .step import Problem
-from .watch import Watch, bound_mm, lost, vessel_lost
+from .watch import bound_mm, lost, vessel_lost
 from .window_on_device import Window, window_for
 
 ROOM = 1.5  # entries to make room for, in voxels of the first band
@@ -143,7 +146,7 @@ class Look:
 class Map:
     """A refinement's arrays on a device; lists have room for ``room`` entries."""
 
-    problem: Problem
+    problem: Problem  # its arrays are the device's
     box: Box
     room: int
     looks: tuple[Look, ...]
@@ -164,6 +167,8 @@ class Map:
     ints: dict[str, Array]
     lists: dict[str, Array]
     scalars: dict[str, Array]
+    spread: Array  # s.d. at every voxel
+    steps: dict[str, Any] = field(default_factory=dict)  # recorded once
 
     @property
     def band(self) -> tuple[Array, Array]:
@@ -179,15 +184,19 @@ LISTS = (
 )  # fmt: skip
 
 
-def map_for(device: Device, problem: Problem, room: int) -> Map:
-    """Move a problem to a device and make room for its steps: the only move there."""
+def map_for(device: Device, problem: Problem, parts: int, room: int) -> Map:
+    """Make room for the steps of problems of a kind and record them."""
     xp = device.xp
-    start = xp.array(problem.start)
+    shape, real = problem.start.shape, problem.start.dtype
+    start = xp.empty(shape, real)
     box = box_of(device, start, problem.spacing)
     numbers = Numbers(box.zeros(16, dtype=np.float64))
     louder = math.sqrt(problem.settings.averages)
-    images = [(problem.image, appearance.noise_parts(problem.image), louder, False)]
-    images += [(c, problem.wall_dims + 1, 1.0, True) for c in problem.channels]
+    kinds = [(parts, louder, False)] + len(problem.channels) * [(problem.wall_dims + 1, 1.0, True)]
+    looks = tuple(look_for(box, *kind) for kind in kinds)
+    sigma = box.empty(dtype=np.float64)
+    here = replace(problem, image=looks[0].image, start=start, sigma=sigma,
+                   channels=tuple(look.image for look in looks[1:]))  # fmt: skip
     unit = step.ROUGH * problem.unit
     lengths = [xp.asarray(displacement.sheet_scale(x, problem.spacing)) for x in (unit, 1.0)]
     window = window_for(problem, box, appearance.BLOCK, channels=5)
@@ -208,30 +217,57 @@ def map_for(device: Device, problem: Problem, room: int) -> Map:
         name: box.zeros(1, dtype=np.float64) for name in ("zero", "median", "deviation", "size")
     }
     scalars |= {
-        "psf": xp.full(1, step.first_psf(problem.settings)),
+        "psf": xp.empty(1),
         "clock": xp.ones(3),
         "blurs": xp.asarray(appearance.PSF_RANGE),
         "costs": xp.zeros(len(appearance.PSF_RANGE)),
         "parts": xp.empty((CHUNKS, 4)),
         "estimates": xp.zeros(2),
     }
-    return Map(
-        problem, box, room, tuple(look_at(box, *image) for image in images),
-        xp.ascontiguousarray(xp.asarray(problem.sigma, dtype=np.float64)), start, start.copy(),
-        start.copy(), box.empty(), layers_for(box), numbers,
-        window, box.empty(2, window.count, dtype=np.float64), ranks_for(box),
-        conjugate.work(xp, room, displacement.MAX_CG), (lengths[0], lengths[1]),
-        fit_for(box, room), fit_for(box, room), ints, lists, scalars,
+    to = Map(
+        here, box, room, looks, sigma, start, box.empty(), box.empty(), box.empty(),
+        layers_for(box), numbers, window, box.empty(2, window.count, dtype=np.float64),
+        ranks_for(box), conjugate.work(xp, room, displacement.MAX_CG), (lengths[0], lengths[1]),
+        fit_for(box, room), fit_for(box, room), ints, lists, scalars, box.empty(dtype=np.float64),
     )  # fmt: skip
+    to.steps["begin"] = device.record(lambda: launch_begin(to))
+    to.steps["step"] = device.record(lambda: launch_step(to, False))
+    if problem.settings.psf is None:
+        to.steps["learn"] = device.record(lambda: launch_step(to, True))
+    to.steps["end"] = device.record(lambda: launch_posterior(to))
+    return to
 
 
-def look_at(box: Box, image: NDArray[np.float32], parts: int, louder: float, flow: bool) -> Look:
-    """Move an image to the device, with the tables of a vector of its parts."""
+def look_for(box: Box, parts: int, louder: float, flow: bool) -> Look:
+    """Make room for an image, with the tables of a vector of its parts."""
     xp = box.device.xp
     signal, mean, spread = vector_lengths(parts)
     tables = tuple(xp.asarray(t) for t in (mean, np.gradient(mean, signal), spread))
-    field = xp.asarray(np.ascontiguousarray(image, dtype=np.float32))
-    return Look(field, parts, louder, flow, (tables[0], tables[1], tables[2]), xp.zeros(3))
+    image = box.empty(dtype=np.float32)
+    return Look(image, parts, louder, flow, (tables[0], tables[1], tables[2]), xp.zeros(3))
+
+
+def put(to: Map, problem: Problem) -> None:
+    """Copy the arrays of a problem to where the steps look for them: the only move there."""
+    here, put = to.problem, to.box.device.put
+    put(problem.start, to.before)
+    put(problem.sigma, here.sigma)
+    for image, room in zip(
+        (problem.image, *problem.channels), (here.image, *here.channels), strict=True
+    ):
+        put(image, room)
+    put(np.array([step.first_psf(problem.settings)]), to.scalars["psf"])
+
+
+def launch_begin(to: Map) -> None:
+    """Redistance the start."""
+    launch_start(
+        to.box, to.layers, to.before, to.problem.band_mm, to.start, to.scalars["clock"],
+        to.scalars["parts"], to.numbers.sums,
+    )  # fmt: skip
+    to.box.device.launch("keep_count", to.layers.count, to.numbers.size[2:3], to.layers.first)
+    to.box.copy(to.start, to.phi)
+    to.box.copy(to.start, to.before)
 
 
 def fit_for(box: Box, room: int) -> Fit:
@@ -477,8 +513,9 @@ def launch_step(to: Map, learn: bool) -> None:
     box.launch("accept", to.field, to.phi, to.before, to.scalars["clock"], box.size)
 
 
-def launch_posterior(to: Map, sigma: Array) -> None:
+def launch_posterior(to: Map) -> None:
     """Write the final distance into ``field``, its s.d. and the estimates: ``step.posterior``."""
+    sigma = to.spread
     at, box, problem, (count, core) = to.lists, to.box, to.problem, to.band
     launch, median, unit = box.device.launch, to.scalars["median"], problem.unit
     launch_band(to, to.phi)
@@ -516,39 +553,63 @@ def judged(problem: Problem, array: NDArray[np.float64], number: int, room: int)
     return Judged(math.sqrt(max(squares, 0.0) / counted), lumen, in_faces, facts)
 
 
-def room_for(problem: Problem) -> int:
+def opened(device: Device, problem: Problem) -> Map:
+    """Make room for a problem of its own and begin it: steps can be taken at once."""
+    parts, near = seen(device, problem)
+    to = map_for(device, problem, parts, room_for(near))
+    put(to, problem)
+    to.steps["begin"]()
+    return to
+
+
+def seen(device: Device, problem: Problem) -> tuple[int, int]:
+    """Return the parts of the image's noise and the voxels near the start's wall."""
+    near = survey(device, problem.start, "level set", problem.band_mm).near
+    for channel in problem.channels:
+        survey(device, channel, "channel")
+    return (1 if survey(device, problem.image, "image").negative else 2), near
+
+
+def room_for(near: int) -> int:
     """Return how many entries to make room for: more than the first band has."""
-    near = int(np.count_nonzero(np.abs(problem.start) <= problem.band_mm))
     return int(ROOM * near) + LEAST_ROOM
 
 
-Refined = tuple[NDArray, NDArray, dict[str, float], StopReason, Rows]
+Refined = tuple[Any, Any, dict[str, float], StopReason, Rows]
 
 
 def refined(
-    device: Device, problem: Problem, watch: Watch, rests: Rests, progress: Progress
+    device: Device, problem: Problem, rests: Rests, progress: Progress, bring: Bring
 ) -> Refined:
     """Refine by the energy ``map``: distance, s.d., estimates, reason and history.
 
     A list that the band outgrows is made anew with more room, and all begins again.
     """
-    room = room_for(problem)
+    parts, near = seen(device, problem)
+    kind = kind_of(problem, parts)
+    if kind in device.kept and device.kept[kind].room < near:
+        device.release()
+    room = room_for(near)
     while True:
         try:
-            return _refined(map_for(device, problem, room), watch, rests, progress)
+            make = partial(map_for, device, problem, parts, room)
+            with borrowed(device, kind, make) as to:
+                return _refined(to, problem, rests, progress, bring)
         except OutOfRoom as full:
             room = int(ROOM * full.needed)
 
 
-def _refined(to: Map, watch: Watch, rests: Rests, progress: Progress) -> Refined:
-    device, problem = to.box.device, to.problem
-    plain = device.record(lambda: launch_step(to, False))
+def _refined(to: Map, problem: Problem, rests: Rests, progress: Progress, bring: Bring) -> Refined:
+    device, numbers = to.box.device, to.numbers
+    put(to, problem)
+    to.steps["begin"]()
+    begun = Numbers(to_host(device, numbers.array))
+    watch = watch_over(problem, int(begun.size[2]), begun.sums)
     learns = problem.settings.psf is None
-    learning = device.record(lambda: launch_step(to, True)) if learns else plain
 
     def take(number: int) -> Array:
-        (learning if number in step.LEARN_BLUR_AT else plain)()
-        return to.numbers.array
+        to.steps["learn" if learns and number in step.LEARN_BLUR_AT else "step"]()
+        return numbers.array
 
     def judge(array: NDArray[np.float64], number: int) -> Judged:
         return judged(problem, array, number, to.room)
@@ -556,17 +617,21 @@ def _refined(to: Map, watch: Watch, rests: Rests, progress: Progress) -> Refined
     reason, history, given_up = run(device, problem, take, judge, watch, rests, progress)
     if given_up:
         to.box.copy(to.before, to.phi)
-    sigma = to.box.empty(dtype=np.float64)
-    launch_posterior(to, sigma)
-    array = to_host(device, to.numbers.array)
-    if int(Numbers(array).size[2]) > to.room:
-        raise OutOfRoom(int(Numbers(array).size[2]))
+    to.steps["end"]()
+    found = bring(to.field), bring(to.spread)
+    array = to_host(device, numbers.array)
+    if (needed := int(Numbers(array).size[2])) > to.room:
+        raise OutOfRoom(needed)
+    return *found, estimated(to, array), reason, history
+
+
+def estimated(to: Map, array: NDArray[np.float64]) -> dict[str, float]:
+    """Read what was estimated on the way, from the numbers of the last view."""
     contrast, noise = float(array[3]), float(array[4])
-    estimates = {
+    return {
         "noise": noise,
         "contrast": contrast,
         "wall_snr": contrast / noise,
-        "psf_voxels": float(to_host(device, to.scalars["psf"])[0]),
-        "stiffness": float(to_host(device, to.scalars["estimates"])[0]),
+        "psf_voxels": float(to_host(to.box.device, to.scalars["psf"])[0]),
+        "stiffness": float(to_host(to.box.device, to.scalars["estimates"])[0]),
     }
-    return to_host(device, to.field), to_host(device, sigma), estimates, reason, history

@@ -18,9 +18,9 @@ import numpy as np
 
 from vesselseg.cuda_kernels import launch
 from vesselseg.cuda_kernels.tiles import ROWS, tile_count
-from vesselseg.errors import DataError, NoInterfaceError
+from vesselseg.errors import DataError
 
-from .field import checked, like_input, non_finite, width_of
+from .field import checked, like_input, no_interface, non_finite, width_of
 from .schemes import CFL, REACH, Scheme, require_width, step_limit, steps_for
 from .tiles import Extreme
 from .watch import SLACK, at_rim, lost
@@ -301,10 +301,25 @@ def current(device: Device, like: Array = None) -> Iterator[None]:
 
 
 def adopted(device: Device, array: Array) -> Array:
-    """Return an array of any library as the device's own, without a copy (DLPack)."""
-    if isinstance(array, device.xp.ndarray) or not hasattr(array, "__dlpack__"):
+    """Return an array where it lies, without a copy: the device's own (DLPack), or NumPy's.
+
+    Raises
+    ------
+    DataError
+        If it lies on another device.
+    """
+    if isinstance(array, (device.xp.ndarray, np.ndarray)):
         return array
-    return device.xp.from_dlpack(array.detach() if hasattr(array, "detach") else array)
+    array = array.detach() if hasattr(array, "detach") else array
+    if not hasattr(array, "__dlpack_device__"):
+        return np.asarray(array)
+    kind, index = (int(n) for n in array.__dlpack_device__())
+    if kind not in device.memory:
+        return np.asarray(array)
+    if index != device.index:
+        found = f"one on cuda:{index}"
+        raise DataError("arrays on several devices", found=found, need=f"all on {device.index}")
+    return device.xp.from_dlpack(array)
 
 
 def given_back(array: Array, like: Array) -> Array:
@@ -322,7 +337,7 @@ def asfield(
 ) -> tuple[Array, tuple[float, ...]]:
     """Return what ``field.asfield`` returns, of an array of the device."""
     xp = device.xp
-    array = adopted(device, phi)
+    array = xp.asarray(adopted(device, phi))
     spacing, diameter, dtype = checked(array, spacing_mm)
     finite = int(xp.isfinite(array).sum())
     if finite < array.size:
@@ -341,7 +356,7 @@ def redistance(
     room, out = layers_for(box), box.empty()
     launch_redistance(box, room, padded, width_of(field, spacing, band_mm), out)
     if int(to_host(device, room.count)[0]) == 0:
-        raise NoInterfaceError("no wall in the level set", need="both signs")
+        raise no_interface()
     nz, ny, nx = field.shape
     found = device.xp.ascontiguousarray(out[:nz, :ny, :nx])
     return given_back(like_input(found, phi), phi)

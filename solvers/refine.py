@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vesselseg.errors import ConfigError, DataError, NoInterfaceError
+from vesselseg.cuda_kernels import launch
+from vesselseg.errors import ConfigError, DataError
 from vesselseg.fields import (
     LevelSet,
     Progress,
@@ -22,19 +25,18 @@ from vesselseg.fields import (
 from vesselseg.grid import Grid
 
 from . import flow_on_device, map_on_device
-from .field import asfield, require_interface
+from .field import asfield, checked, finite_range, lies_on_gpu, require_interface
 from .flow import SPEEDS, flow_step, with_the_starts_sigma
-from .on_device import Device, current
+from .on_device import Device, adopted, current, given_back, require_shape, to_host
 from .redistancing import redistance
 from .settings import RefineSettings
 from .step import LEARN_BLUR_AT, Problem, State, first_psf, map_step, posterior
 from .topology import keep_topology, topology_report
-from .watch import volume_mm, watch_from
+from .watch import require_thick, volume_mm, watch_from
 
 STEPS = {"map": map_step} | dict.fromkeys(SPEEDS, flow_step)
 FINISHES = {"map": posterior} | dict.fromkeys(SPEEDS, with_the_starts_sigma)
 DEFAULT_SIGMA = 0.5  # s.d. of a start that states none, in largest spacings
-THINNEST = 0.9  # mean radius in largest voxels: below, no sample need lie in the lumen
 COARSEST_REST = 0.1  # voxels: longer steps are never taken for rest
 
 
@@ -81,24 +83,139 @@ def refine(
     NumericalError
         If the lumen is lost or explodes.
     """
-    settings = settings or RefineSettings()
     clock = time.perf_counter()
-    problem = pose(level_set, volume, settings, speed, channels)
-    if device is None:
-        state, reason, history = iterate(problem, progress)
-        phi, sigma, estimates = FINISHES[settings.energy](problem, state)
-    else:
-        phi, sigma, estimates, reason, history = iterate_on(device, problem, progress)
-    phi, sigma = (field.reshape(volume.grid.shape_kji) for field in (phi, sigma))
+    require_same_grids(level_set, volume, channels)
+    grid = volume.grid
+    found = refine_array(
+        level_set.phi_mm,
+        volume.values,
+        grid.spacing_mm,
+        settings,
+        sigma_mm=level_set.sigma_mm,
+        band_mm=level_set.band_mm,
+        speed=given_speed(speed, grid),
+        channels=[channel.values for channel in channels],
+        device=device,
+        progress=progress,
+    )
     return Refinement(
-        LevelSet(phi, volume.grid, problem.band_mm),
-        sigma,
-        reason,
-        len(history),
-        history=tuple(history),
+        LevelSet(found.phi_mm, grid, found.band_mm),
+        found.sigma_mm,
+        found.reason,
+        len(found.history),
+        history=found.history,
         seconds={"refine": time.perf_counter() - clock},
-        estimates=estimates | topology_report(phi),
+        estimates=found.estimates | topology_report(found.phi_mm),
         notes=level_set.notes,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class RefinedArrays:
+    """What ``refine`` finds, as arrays: distance and s.d. in mm, their band, how it was reached."""
+
+    phi_mm: Any
+    sigma_mm: Any
+    band_mm: float
+    reason: StopReason
+    history: tuple[dict[str, float], ...]
+    estimates: dict[str, float]
+
+
+def refine_array(
+    phi: Any,
+    image: Any,
+    spacing_mm: float | Sequence[float],
+    settings: RefineSettings | None = None,
+    *,
+    sigma_mm: Any = None,
+    band_mm: float = 0.0,
+    speed: Any = None,
+    channels: Sequence[Any] = (),
+    device: Device = None,
+    progress: Progress = silent,
+) -> RefinedArrays:
+    """Refine a wall as ``refine`` does, on bare arrays.
+
+    Arrays of a CUDA device, CuPy's, torch's or any other's that speaks DLPack, are read where they
+    lie, on torch's stream if they are torch's, and the result is of the kind of phi and lies with
+    it: nothing passes through the host.
+
+    Parameters
+    ----------
+    phi, image : (nz, ny, nx) or (ny, nx) array
+        A start, negative in the lumen, of any slope; the scan.
+    spacing_mm : float or sequence
+        Voxel size per array axis, mm.
+    sigma_mm : array of the same shape, optional
+        S.d. of the start (default 0.5 of the largest spacing).
+    band_mm : float
+        Half-width of the trusted band, if more than the settings say.
+    speed, channels, device
+        As for ``refine``; the device of an array of a device is its own.
+
+    Raises
+    ------
+    DataError
+        If the shapes differ, an array is not finite, or arrays lie on several devices.
+    NoInterfaceError, NumericalError
+        As for ``refine``.
+    """
+    if device is None and lies_on_gpu(phi):
+        device = launch.device_of(phi)
+    given = phi, image, spacing_mm, settings or RefineSettings()
+    more = {"sigma_mm": sigma_mm, "band_mm": band_mm, "speed": speed, "channels": channels}
+    if device is None:
+        problem = at_start(problem_of(*given, **more))
+        state, reason, history = iterate(problem, progress)
+        found, sigma, estimates = FINISHES[problem.settings.energy](problem, state)
+    else:
+        with current(device, phi):
+            problem = problem_of(*given, **more, device=device)
+            found, sigma, estimates, reason, history = iterate_on(device, problem, phi, progress)
+    shape = tuple(phi.shape)
+    fields = found.reshape(shape), sigma.reshape(shape)
+    return RefinedArrays(*fields, problem.band_mm, reason, tuple(history), estimates)
+
+
+def problem_of(
+    phi: Any,
+    image: Any,
+    spacing_mm: float | Sequence[float],
+    settings: RefineSettings,
+    *,
+    sigma_mm: Any = None,
+    band_mm: float = 0.0,
+    speed: Any = None,
+    channels: Sequence[Any] = (),
+    device: Device = None,
+) -> Problem:
+    """Bring arrays into one 3-D problem, each where it lies; the start as it is given."""
+    take = np.asarray if device is None else functools.partial(adopted, device)
+    phi = take(phi)
+    spacing, _, dtype = checked(phi, spacing_mm)
+    shape = (1, *phi.shape)[-3:]
+
+    def field(values: Any, what: str, dtype: Any = np.float32) -> Any:
+        array = take(values)
+        require_shape(array, phi.shape, what)
+        xp = device.xp if device and isinstance(array, device.xp.ndarray) else np
+        return xp.ascontiguousarray(array, dtype=dtype).reshape(shape)
+
+    h = max(spacing)
+    sigma = np.full(1, DEFAULT_SIGMA * h) if sigma_mm is None else field(sigma_mm, "sigma_mm")
+    if speed is not None and np.ndim(speed) > 0:
+        speed = field(speed, "speed")
+    return Problem(
+        field(image, "image"),
+        field(phi, "level set", dtype),
+        sigma,
+        spacing,
+        max(settings.band * h, band_mm),
+        phi.ndim - 1,
+        settings,
+        speed,
+        tuple(field(channel, "channel") for channel in channels),
     )
 
 
@@ -109,37 +226,42 @@ def pose(
     speed: ArrayLike | None = None,
     channels: Sequence[Volume] = (),
 ) -> Problem:
-    """Check start and image against each other and bring them into one 3-D problem."""
+    """Check start and image against each other and bring them into one problem for the CPU."""
+    require_same_grids(level_set, volume, channels)
     grid = volume.grid
-    require_same_grid("level set", level_set.grid, grid)
-    for channel in channels:
-        require_same_grid("channel", channel.grid, grid)
-    band = max(settings.band * grid.h_max, level_set.band_mm)
-    field, spacing = asfield(level_set.phi_mm, grid.spacing_mm)
-    require_interface(field)
-    start = redistance(field, spacing, band_mm=band)
-    if (radius := mean_radius(start, spacing)) < THINNEST * grid.h_max:
-        raise NoInterfaceError(
-            "vessel thinner than a voxel",
-            found=f"mean radius {radius:.3g} mm",
-            need=f"at least {THINNEST * grid.h_max:.3g} mm",
-            remedy="give a finer scan or another start",
-        )
-    sigma: NDArray = np.full(field.shape, DEFAULT_SIGMA * grid.h_max)
-    if level_set.sigma_mm is not None:
-        sigma = level_set.sigma_mm.reshape(field.shape)
-    images = [v.values.reshape(field.shape) for v in (volume, *channels)]
-    return Problem(
-        images[0],
-        start,
-        sigma,
-        spacing,
-        band,
-        grid.ndim - 1,
+    problem = problem_of(
+        level_set.phi_mm,
+        volume.values,
+        grid.spacing_mm,
         settings,
-        given_speed(speed, grid, field.shape),
-        tuple(images[1:]),
+        sigma_mm=level_set.sigma_mm,
+        band_mm=level_set.band_mm,
+        speed=given_speed(speed, grid),
+        channels=[channel.values for channel in channels],
     )
+    return at_start(problem)
+
+
+def at_start(problem: Problem) -> Problem:
+    """Check the arrays of a problem and redistance its start."""
+    spacing = problem.spacing
+    field, _ = asfield(problem.start, spacing)
+    require_interface(field)
+    for values in (problem.image, *problem.channels):
+        finite_range(values, "image")
+    start = redistance(field, spacing, band_mm=problem.band_mm)
+    near = float(np.count_nonzero(np.abs(start) < max(spacing)))
+    require_thick(volume_mm(start, spacing), near, spacing)
+    one = problem.sigma.size == 1
+    sigma = np.full(start.shape, problem.sigma.item()) if one else problem.sigma
+    return replace(problem, start=start, sigma=sigma)
+
+
+def require_same_grids(level_set: LevelSet, volume: Volume, channels: Sequence[Volume]) -> None:
+    """Refuse a start or an image of the blood's speed on another grid than the image's."""
+    require_same_grid("level set", level_set.grid, volume.grid)
+    for channel in channels:
+        require_same_grid("channel", channel.grid, volume.grid)
 
 
 def require_same_grid(what: str, found: Grid, grid: Grid) -> None:
@@ -152,14 +274,12 @@ def require_same_grid(what: str, found: Grid, grid: Grid) -> None:
         )
 
 
-def given_speed(
-    speed: ArrayLike | None, grid: Grid, shape: tuple[int, ...]
-) -> NDArray | float | None:
-    """Return a speed as a number or as a 3-D array."""
+def given_speed(speed: ArrayLike | None, grid: Grid) -> NDArray | float | None:
+    """Return a speed as a number or as an array on the grid."""
     if speed is None:
         return None
     if np.ndim(speed) > 0:
-        return frozen_field(speed, grid, "speed").reshape(shape)
+        return frozen_field(speed, grid, "speed")
     if not np.isfinite(number := float(np.asarray(speed))):
         raise DataError("speed is not finite", found=number, need="a finite number")
     return number
@@ -186,20 +306,32 @@ def iterate(
 
 
 def iterate_on(
-    device: Device, problem: Problem, progress: Progress
-) -> tuple[NDArray, NDArray, dict[str, float], StopReason, list[dict[str, float]]]:
-    """Do on a device what ``iterate`` does: distance, s.d., estimates, reason and history."""
+    device: Device, problem: Problem, like: Any, progress: Progress
+) -> tuple[Any, Any, dict[str, float], StopReason, list[dict[str, float]]]:
+    """Do on a device what ``iterate`` does: distance, s.d., estimates, reason and history.
+
+    The fields are arrays like that of the start: NumPy's, or of the device.
+    """
     settings = problem.settings
     if what := flow_on_device.without_kernels(settings, problem.start.shape):
         raise ConfigError(f"{what} has no CUDA kernels", remedy="take --device cpu or auto")
-    watch = watch_from(problem.start, problem.spacing, settings)
-    given = device, problem, watch, RESTS[settings.energy], progress
-    with current(device):
-        if settings.energy == "map":
-            return map_on_device.refined(*given)
-        phi, reason, history = flow_on_device.refined(*given)
-    phi, sigma, estimates = with_the_starts_sigma(problem, State(phi, len(history)))
-    return phi, sigma, estimates, reason, history
+
+    there = isinstance(problem.start, device.xp.ndarray)
+    xp, like = (device.xp, like) if there else (np, problem.start)
+
+    def bring(array: Any) -> Any:
+        leaves = not there and isinstance(array, device.xp.ndarray)
+        return given_back(to_host(device, array) if leaves else xp.array(array), like)
+
+    given = device, problem, RESTS[settings.energy], progress, bring
+    if settings.energy == "map":
+        return map_on_device.refined(*given)
+    phi, reason, history = flow_on_device.refined(*given)
+    if problem.sigma.size == 1:
+        sigma = given_back(xp.full(problem.start.shape, problem.sigma.item()), like)
+    else:
+        sigma = bring(problem.sigma)
+    return phi, sigma, {}, reason, history
 
 
 def guarded(
@@ -236,10 +368,3 @@ def stands(steps: list[float], tolerance: float) -> StopReason | None:
 
 
 RESTS = {"map": at_rest} | dict.fromkeys(SPEEDS, settled) | {"given": stands}
-
-
-def mean_radius(phi: NDArray, spacing: tuple[float, ...]) -> float:
-    """Return twice volume over area, the radius of a tube, mm; the area is that of a shell."""
-    h = max(spacing)
-    shell = np.count_nonzero(np.abs(phi) < h) * np.prod(spacing) / (2.0 * h)
-    return 2.0 * volume_mm(phi, spacing) / max(float(shell), 1e-30)

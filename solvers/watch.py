@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesselseg.cuda_kernels.gate import lumen_sums
-from vesselseg.errors import NumericalError
+from vesselseg.errors import NoInterfaceError, NumericalError
 
 from .settings import RefineSettings
 from .tiles import Tiles
 
 SLACK = 1.1  # of the domain's diameter, which no distance exceeds
+THINNEST = 0.9  # mean radius in largest voxels: below, no sample need lie in the lumen
 LEAK = 0.25  # share of the faces of the box that the lumen may take more than at the start
 
 
@@ -130,6 +131,29 @@ def volume_mm(phi: NDArray, spacing: tuple[float, ...]) -> float:
     sums = np.empty(planes.shape[0])
     lumen_sums(planes, max(spacing), sums)
     return float(sums.sum() * np.prod(spacing))
+
+
+def mean_radius(phi: NDArray, spacing: tuple[float, ...]) -> float:
+    """Return twice volume over area, the radius of a tube, mm; the area is that of a shell."""
+    near = np.count_nonzero(np.abs(phi) < max(spacing))
+    return tube_radius(volume_mm(phi, spacing), float(near), spacing)
+
+
+def tube_radius(volume: float, near: float, spacing: tuple[float, ...]) -> float:
+    """Return the mean radius of a volume in mm³ with so many voxels less than one from its wall."""
+    return 2.0 * volume / max(near * float(np.prod(spacing)) / (2.0 * max(spacing)), 1e-30)
+
+
+def require_thick(volume: float, near: float, spacing: tuple[float, ...]) -> None:
+    """Refuse a vessel so thin that no sample need lie in it."""
+    h = max(spacing)
+    if (radius := tube_radius(volume, near, spacing)) < THINNEST * h:
+        raise NoInterfaceError(
+            "vessel thinner than a voxel",
+            found=f"mean radius {radius:.3g} mm",
+            need=f"at least {THINNEST * h:.3g} mm",
+            remedy="give a finer scan or another start",
+        )
 
 
 def face_share(phi: NDArray) -> float:

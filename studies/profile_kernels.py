@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,8 @@ def peers_on(device: Any, size: int) -> Iterator[Peer]:
             yield ("plain torch, 100 dense steps of first order", "job R", phi.shape, steps)
 
 
-def measured_peers(chosen: str, quick: bool) -> list[dict[str, Any]]:
-    """Time the peers of the device that was profiled, on one grid."""
+def measured_peers(chosen: str, quick: bool) -> Iterator[dict[str, Any]]:
+    """Time the peers of the device that was profiled, on one grid, one after the other."""
     found = machine.choose(chosen)
     if found.name == "cpu":
         made = peers(profiling.QUICK[0] if quick else profiling.SIZES[0])
@@ -101,10 +102,9 @@ def measured_peers(chosen: str, quick: bool) -> list[dict[str, Any]]:
         gpu = launch.device(found.index)
         made = peers_on(gpu, profiling_gpu.QUICK[0] if quick else profiling_gpu.SIZES[1])
         timer = functools.partial(profiling_gpu.seconds_on, gpu)
-    return [
-        {"name": name, "beside": ours, "shape": list(shape), **profiling.quantiles(timer(call))}
-        for name, ours, shape, call in made
-    ]
+    for name, ours, shape, call in made:
+        times = profiling.quantiles(timer(call))
+        yield {"name": name, "beside": ours, "shape": list(shape), **times}
 
 
 def torch_steps(phi: Any, speed: Any, device: str) -> Any:
@@ -172,17 +172,41 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--device", default="cpu", help="cpu or cuda[:N]")
     options.add_argument("--quick", action="store_true", help="one small grid")
+    options.add_argument("--check", action="store_true", help="CUDA kernels against twins, no time")
     options.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder")
     given = options.parse_args()
-    result = profiling.profile(given.device, quick=given.quick)
-    result["peers"] = measured_peers(given.device, given.quick)
+    if given.check:
+        sys.exit(checked(given.device))
+    result: dict[str, Any] = profiling.profile(given.device, quick=given.quick) | {"peers": []}
     print(profiling.table(result))
-    for row in result["peers"]:
-        print(f"{row['name']}: {row['median_ms']:.1f} ms")
     file = given.output / f"{name_of(result)}.json"
-    write_bytes(file, (json.dumps(result, indent=1) + "\n").encode(), overwrite=True)
+
+    def write() -> None:
+        write_bytes(file, (json.dumps(result, indent=1) + "\n").encode(), overwrite=True)
+
+    write()  # whatever the peers do
     picture(result, file.with_suffix(".png"))
+    for row in measured_peers(given.device, given.quick):
+        print(f"{row['name']}: {row['median_ms']:.1f} ms")
+        result["peers"].append(row)
+        write()
     print(file)
+    sys.exit(min(len(result.get("wrong", [])), 1))
+
+
+def checked(name: str) -> int:
+    """Compare every CUDA kernel of a device with its twin, without a time; tell if one is wrong."""
+    from vesselseg import profiling_gpu
+    from vesselseg.cuda_kernels import launch
+    from vesselseg.fields import silent
+    from vesselseg.solvers import flow_on_device, on_device
+
+    gpu = launch.device(machine.choose(name).index)
+    with on_device.current(gpu):
+        right, wrong = profiling_gpu.sorted_out(gpu, 1, silent)
+    print("\n".join([*wrong, f"{len(right)} kernels are right, {len(wrong)} wrong"]))
+    print(f"a torus is redistanced to {flow_on_device.disagreement(gpu):.2g} voxels of the CPU")
+    return min(len(wrong), 1)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .fields import Refinement
-from .solvers.refine import mean_radius
+from .solvers.watch import mean_radius
 
 FILE = "wall_calibration.json"
 MARGIN = 1.5  # a case may lie this factor outside the classes and still count as calibrated

@@ -108,10 +108,12 @@ def profile(
         ``device`` and the ``rates`` measured in this run; ``kernels`` with both floors, the
         quantiles of the times, the fraction of the larger floor and the error found; ``jobs``.
 
+    On a device a kernel that is wrong is left out and said, in ``wrong``.
+
     Raises
     ------
     NumericalError
-        If a kernel gives a wrong result.
+        If a kernel of the processor gives a wrong result.
     """
     chosen = device.choose(name)
     seed = int.from_bytes(os.urandom(4), "little")
@@ -543,4 +545,4 @@ def table(result: dict[str, Any]) -> str:
         f"{row['p90_ms']:>10.1f}"
         for row in result["jobs"]
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *result.get("wrong", [])])

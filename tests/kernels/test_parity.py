@@ -86,7 +86,8 @@ FAULTS = {
         "advect_tiles<float,5>",
     ),
     "wrong side of Godunov": (
-        "T a = outward ? left : -left;", "T a = outward ? -left : left;", "advect_tiles<float,2>",
+        "outward ? greater(greater(left, -right)", "outward ? greater(greater(-left, right)",
+        "advect_tiles<float,2>",
     ),
     "corner of the mixed derivative": (
         "p[sy + 1] + p[-sy - 1]", "p[sy + 1] + p[-sy + 1]", "advect_tiles<float,2>",

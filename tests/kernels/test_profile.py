@@ -27,17 +27,22 @@ def test_a_profile_of_a_device_holds_every_kernel_and_job(monkeypatch):
     job = next(row for row in found["jobs"] if row["name"] == "job R")
     assert job["max_error"] <= 2e-3
     assert job["farthest_differing"] < 1e-2
+    assert found["wrong"] == []
     facts = {"device": {"name": "g++", "kind": "cuda"}}
     assert "job R" in profiling.table(found | facts)
 
 
-def test_a_wrong_kernel_gets_no_time():
+def test_a_wrong_kernel_gets_no_time(monkeypatch):
     device = host_device()
     run = device.launch
     device.launch = lambda name, *args: None if name == "total" else run(name, *args)
     assert profiling_gpu.checked(device, "wall_sums<float>", 1) < 1e-9
     with pytest.raises(NumericalError, match="kernel total is wrong"):
         profiling_gpu.checked(device, "total", 1)
+    monkeypatch.setattr(profiling_gpu, "instances", lambda: ["total", "wall_sums<float>"])
+    right, wrong = profiling_gpu.sorted_out(device, 1, silent)
+    assert list(right) == ["wall_sums<float>"]
+    assert wrong == [line for line in wrong if line.startswith("kernel total is wrong")] != []
 
 
 @pytest.mark.slow

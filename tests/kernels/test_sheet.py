@@ -5,7 +5,8 @@ import pytest
 from build import host_device
 
 from vesselseg.cuda_kernels import conjugate, sheet
-from vesselseg.cuda_kernels.examples import SPACING, counted, listed, tube
+from vesselseg.cuda_kernels.examples.common import SPACING, counted, tube
+from vesselseg.cuda_kernels.examples.wall import listed
 
 
 @pytest.mark.parametrize("twice", [True, False])

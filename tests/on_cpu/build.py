@@ -78,7 +78,9 @@ class HostDevice:
     ``seed`` 0 runs threads and blocks in order, any other shuffles them.
     """
 
-    xp = np
+    xp: Any = np
+    index = 0
+    memory = (1,)  # of the host, as DLPack counts
     multiprocessors = 1
 
     def __init__(
@@ -89,6 +91,7 @@ class HostDevice:
         blocks: int = BLOCKS,
     ) -> None:
         self.seed, self.edits, self.extra, self.blocks = seed, edits, extra, blocks
+        self.kept: dict[Any, Any] = {}
         self._recording: list[Callable[[], None]] | None = None
 
     def launch(self, instance: str, *args: Any) -> None:
@@ -143,9 +146,106 @@ class HostDevice:
         if fault:
             raise LaunchError(fault.decode())
 
+    def release(self) -> None:
+        """Give back what refinements keep."""
+        self.kept.clear()
+
+    def put(self, values: Any, out: Any) -> None:
+        """Copy values into an array."""
+        out[...] = values
+
     def later(self, array: Any) -> Any:
         """Copy an array at once, with the face of a copy on its way."""
         return Copied(array.copy())
+
+
+class There(np.ndarray):
+    """An array of a device whose memory is not the host's."""
+
+
+class Memory:
+    """NumPy under the name of a device's library: its arrays are ``There``, and are counted.
+
+    ``made`` are the bytes of new arrays, ``moved`` those that came from arrays of the host.
+    """
+
+    ndarray = There
+
+    def __init__(self) -> None:
+        self.made = self.moved = 0
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(np, name)
+        if not callable(found) or isinstance(found, type):
+            return found
+
+        def call(*args: Any, **options: Any) -> Any:
+            result = found(*args, **options)
+            if not isinstance(result, np.ndarray):
+                return result
+            given = [a for a in args if isinstance(a, np.ndarray)]
+            self.moved += sum(a.nbytes for a in given if not isinstance(a, There) and a.ndim)
+            if not any(np.may_share_memory(result, a) for a in given):
+                self.made += result.nbytes
+            return result.view(There)
+
+        return call
+
+    def from_dlpack(self, array: Any) -> Any:
+        """Return an array of another library, which lies on the device: nothing moves."""
+        return np.from_dlpack(array).view(There)
+
+
+class SeparateDevice(HostDevice):
+    """An emulated device with memory of its own: arrays of the host are refused by its kernels.
+
+    NumPy's arrays are the host's, those of torch count as the device's. ``log`` holds when a
+    recording ran, when a copy to the host was asked for, and when it was waited for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(blocks=1)
+        self.xp = Memory()
+        self.log: list[str] = []
+        self.recorded = self.brought = 0  # recordings, bytes copied to the host
+
+    def launch(self, instance: str, *args: Any) -> None:
+        """Launch an instance on arrays of the device."""
+        if any(isinstance(a, np.ndarray) and not isinstance(a, There) for a in args):
+            raise LaunchError(f"{instance}: an array of the host")
+        super().launch(instance, *args)
+
+    def record(self, function: Callable[[], None]) -> Any:
+        """Keep launches and write down when they run."""
+        self.recorded += 1
+        replay = super().record(function)
+
+        def step() -> None:
+            self.log.append("step")
+            replay()
+
+        return step
+
+    def put(self, values: Any, out: Any) -> None:
+        """Copy values into an array of the device."""
+        self.xp.moved += 0 if isinstance(values, There) else values.nbytes
+        out[...] = values
+
+    def later(self, array: Any) -> Any:
+        """Copy an array to the host, and write down when it is waited for."""
+        if not isinstance(array, There):
+            raise LaunchError("a copy to the host of an array of the host")
+        self.log.append("ask")
+        self.brought += array.nbytes
+        copied = Copied(np.array(array))
+        value = copied.value
+
+        def waited() -> Any:
+            self.log.append("read")
+            return value()
+
+        copied.value = waited  # type: ignore[method-assign]
+        return copied
 
 
 class Copied:

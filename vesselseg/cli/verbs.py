@@ -392,7 +392,7 @@ def export(terminal: Terminal, options: Options) -> None:
     show({"target": options.to, "files": paths}, options.json, lambda: "\n".join(paths))
 
 
-def profile(terminal: Terminal, options: Options) -> None:
+def profile(terminal: Terminal, options: Options) -> int:
     """Measure every kernel of the level set on this machine against what the machine could do."""
     machine(options)
     from .. import profiling
@@ -400,6 +400,7 @@ def profile(terminal: Terminal, options: Options) -> None:
     with terminal.progress() as progress:
         found = profiling.profile(options.device or "cpu", quick=options.quick, progress=progress)
     show(found, options.json, lambda: profiling.table(found))
+    return NumericalError.exit_code if found.get("wrong") else 0
 
 
 def doctor(terminal: Terminal, options: Options) -> int:
