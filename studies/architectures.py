@@ -1,6 +1,7 @@
 """Which network is best for equal data and steps? Every network of the registry, made small.
 
 ``python studies/architectures.py [--quick]`` writes ``results/architectures.json`` and ``.png``.
+The last one, ``mask2former``, needs the extra ``compare``.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ SMALL: dict[str, dict[str, Any]] = {  # about a million parameters each
     "unet-vgg16": {"width": 12},
     "unext": {},
     "vesselnet": {"size": "small"},
+    "mask2former": {"width": 16, "hidden": 64, "layers": 2},
 }
+NAMES = (*nets.names(), "mask2former")
 STUDY = Study(
     "architectures",
-    {name: ({"network": name, "options": SMALL[name]}, 400) for name in nets.names()},
+    {name: ({"network": name, "options": SMALL[name]}, 400) for name in NAMES},
     "equal budget: 240 steps of 8 images of 64 x 64 out of 400, BCE-Dice, AdamW 1e-3",
 )
 

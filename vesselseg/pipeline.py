@@ -39,6 +39,7 @@ from .solvers.topology import keep_components, topology_report
 from .synth.cases import SynthSettings, case
 from .training import TrainConfig, fit
 
+FINE_TUNING_LR = 1e-4  # a higher one unlearns what the weights to start from knew
 AGREEMENT = 1e-4  # voxels between the redistancing of a device and of the CPU
 RECORDED = ("numpy", "scipy", "numba", "torch", "scikit-image", "h5py")
 
@@ -282,7 +283,7 @@ def train(
         patch = {"shape": (64,) * config.dims, "channels": config.in_channels}
         synth = config.synth or build(SynthSettings, patch)
         drawn = functools.partial(case, settings=synth)
-        return fit(config, drawn, Path(output), progress=progress, resume=resume)
+        return fit(config, drawn, check_folder(output), progress=progress, resume=resume)
     shape = config.dims, config.in_channels, config.classes
     cases, validation, manifest = dataset.sources(config.data, *shape, config.seed)
     doubts = dataset.notes((cases, validation))
@@ -329,13 +330,15 @@ def evaluate_model(
 
 
 def like_init(config: TrainRun) -> TrainRun:
-    """Take the architecture of the weights to start from, unless a network is named."""
-    if not config.init or "network" in config.model_fields_set:
+    """Take from the weights to start from what is not given: architecture, and a low rate."""
+    if not config.init:
         return config
-    architecture = dict(checkpoint.load(checkpoint.located(config.init)).card["architecture"])
-    own = {"dims", "in_channels", "classes", "distance"}
-    shape = {key: architecture.pop(key) for key in own & architecture.keys()}
-    update = {**shape, "network": architecture.pop("name"), "options": architecture}
+    update: dict[str, Any] = {} if "lr" in config.model_fields_set else {"lr": FINE_TUNING_LR}
+    if "network" not in config.model_fields_set:
+        architecture = dict(checkpoint.load(checkpoint.located(config.init)).card["architecture"])
+        own = {"dims", "in_channels", "classes", "distance"}
+        shape = {key: architecture.pop(key) for key in own & architecture.keys()}
+        update |= {**shape, "network": architecture.pop("name"), "options": architecture}
     return config.model_copy(update=update)
 
 

@@ -33,6 +33,7 @@ __all__ = ["State", "TrainConfig", "fit", "fresh", "require", "restore", "with_s
 
 VALIDATION_SEED = 1_000_003  # added to the seed: validation cases are never trained on
 TIMED_STEPS = 8
+ONE_SIGMA = 0.683
 COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -222,15 +223,26 @@ def evaluate(
 def validate(
     config: TrainConfig, case: CaseSource, net: nn.Module, group: Ranks
 ) -> dict[str, float]:
-    """Return the mean loss and scores of new cases, see ``losses.scores``."""
-    rows = []
+    """Return the mean loss and scores of new cases, see ``losses.scores`` and ``spread``."""
+    rows, misses = [], []
     data = Cases(case, config.seed + VALIDATION_SEED)
     for index in range(group.rank, config.validation_cases, group.count):
         image, phi, line, labels = (t[None] for t in data[index])
         heads, target, terms = evaluate(config, net, (image, phi, line, labels))
         total = sum(t.item() for t in terms.values())
         rows.append({"val_loss": total, **losses.scores(heads, target)})
-    return mean([row for part in group.gather(rows) for row in part])
+        misses.append(losses.misses(heads, target))
+    rows = [row for part in group.gather(rows) for row in part]
+    return mean(rows) | spread([row for part in group.gather(misses) for row in part])
+
+
+def spread(misses: list[Tensor]) -> dict[str, float]:
+    """Return what 68.3 % of the wall's errors stay below, in voxels and in predicted s.d."""
+    both = torch.cat(misses, 1).numpy()
+    if both.shape[1] == 0:
+        return {}
+    error, z = np.quantile(both, ONE_SIGMA, axis=1).tolist()
+    return {"val_sigma": error, "val_z": z}
 
 
 def mean(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -131,6 +131,31 @@ def test_steps_and_hours_exclude_each_other_B107(capfd, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_training_is_not_replaced_unasked(capfd, tmp_path):
+    (tmp_path / "best.json").write_text("{}")
+    argv = ["train", "-o", tmp_path, "--steps", 3]
+    assert_refused(run(capfd, *argv), 2, "a training is here", "--resume", "--overwrite")
+    assert [p.name for p in tmp_path.iterdir()] == ["best.json"]
+
+
+def test_a_folder_of_images_and_a_network_for_volumes_make_no_run(capfd, tmp_path):
+    data, square = tmp_path / "data", np.indices((16, 16)).sum(0) % 3.0
+    for part in ("train/magn", "train/mask", "val/magn", "val/mask"):
+        (data / part).mkdir(parents=True)
+        np.save(data / part / "a.npy", square)
+    argv = ["-q", "train", "--data", data, "-o", tmp_path / "net", "--epochs", 1]
+    assert_refused(run(capfd, *argv), 3, "magn", "found 2-D", "need 3-D", "--set dims=2")
+    argv = ["evaluate", tmp_path, "--model", "vesselnet-2d-v1"]
+    assert_refused(run(capfd, *argv), 3, f"{tmp_path}/magn: no such folder")
+    assert list(tmp_path.iterdir()) == [data]
+
+
+def test_an_odd_validation_set_makes_no_folder(capfd, tmp_path):
+    argv = ["synth", "-n", 8, "--validation", 3, "-o", tmp_path / "data"]
+    assert_refused(run(capfd, *argv), 2, "3 for validation", "even")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

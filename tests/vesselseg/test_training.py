@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -14,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import special
 
 from vesselseg import nets, training
 from vesselseg.config import build
 from vesselseg.errors import CheckpointError, ConfigError, EnvironmentFault, NumericalError
 from vesselseg.fields import Case
-from vesselseg.nets import checkpoint, ranks, state
+from vesselseg.nets import checkpoint, losses, ranks, state
 from vesselseg.nets.samples import Cases
-from vesselseg.pipeline import TrainRun
+from vesselseg.pipeline import TrainRun, like_init
 from vesselseg.training import TrainConfig, fit
 
 QUICK = {
@@ -90,6 +92,38 @@ def test_a_run_leaves_metrics_curve_and_two_checkpoints(tmp_path):
         r["val_loss"] for r in rows if "val_loss" in r
     )
     assert len(list(tmp_path.iterdir())) == 6
+    said = best.card["validation"]
+    assert best.card["calibration"] == state.calibration(said)
+    assert best.card["calibration"]["sigma_scale"] == said["val_z"] > 0
+
+
+def test_the_validation_calibrates_what_the_network_says_of_its_errors():
+    """Errors of 0.3 voxel where the network says 0.5: its s.d. is scaled by 0.6, p is honest."""
+    torch.manual_seed(0)
+    phi = torch.empty(2, 64, 64, 64).uniform_(-1.5, 1.5)
+    sdf = phi + 0.3 * torch.randn(phi.shape)
+    heads = nets.Heads(torch.zeros(2, 1, 64, 64, 64), sdf, torch.full_like(sdf, math.log(0.5)))
+    misses = losses.misses(heads, losses.Target(phi, phi < 0))
+    found = state.calibration(training.spread([misses[:, :1000], misses[:, 1000:]]))
+    assert found["sigma_scale"] == pytest.approx(0.6, rel=0.01)  # of 17e4 draws
+    d = np.linspace(-1, 1, 101)
+    p = 1 / (1 + np.exp(2 * found["temperature"] * d))
+    assert np.abs(p - special.ndtr(-d / 0.3)).max() < 0.015  # 0.01 of the form, the rest of draws
+
+
+def test_a_network_without_a_distance_is_left_uncalibrated():
+    logit = torch.zeros(1, 1, 16, 16)
+    misses = losses.misses(nets.Heads(logit), losses.Target(logit[0], logit[0]))
+    assert training.spread([misses]) == {} == state.calibration({})
+
+
+def test_weights_to_start_from_are_trained_at_a_low_rate_unless_one_is_given():
+    run = {"init": "vesselnet-2d-v1", "steps": 1}
+    assert like_init(TrainRun(**run)).lr == 1e-4
+    assert like_init(TrainRun(**run)).network == "vesselnet"
+    assert like_init(TrainRun(**run, lr=3e-3)).lr == 3e-3
+    assert like_init(TrainRun(**run, network="unet")).lr == 1e-4
+    assert like_init(TrainRun(steps=1)).lr == TrainConfig(steps=1).lr
 
 
 @pytest.mark.parametrize("stop_at", [1, 5, 8])

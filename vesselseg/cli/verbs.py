@@ -166,7 +166,6 @@ def saved(options: Options) -> dict[str, Path]:
 def train(terminal: Terminal, options: Options) -> None:
     """Train a network on synthetic scans or on ``--data``; see ``models`` for ``network``."""
     limits(options)
-    from ..io.atomic import check_folder
     from ..pipeline import TrainRun, like_init
     from ..pipeline import train as run
     from ..training import require
@@ -186,8 +185,11 @@ def train(terminal: Terminal, options: Options) -> None:
     if options.dry_run:
         plan({}, config.model_dump(mode="json"), 0)
         return
-    check_folder(options.output)
     leads = device.leads()
+    kept = any((options.output / name).exists() for name in ("last.json", "best.json"))
+    if leads and kept and not (options.resume or options.overwrite):
+        remedy = "--resume goes on with it, --overwrite begins anew"
+        raise ConfigError("a training is here", path=options.output, remedy=remedy)
     with terminal.progress() as progress:
         made = run(config, options.output, progress=progress, resume=options.resume)
     if leads:
@@ -244,12 +246,10 @@ def export_onnx(terminal: Terminal, options: Options) -> None:
 def synth(terminal: Terminal, options: Options) -> None:
     """Make synthetic scans with their exact distance to the wall."""
     limits(options)
-    from ..io.atomic import check_folder
     from ..synth.cases import SynthSettings
     from ..synth.folder import write_dataset
 
     config = settings(SynthSettings, options, {})
-    check_folder(options.output)
     with terminal.progress() as progress:
         folder = write_dataset(
             options.output,
@@ -331,7 +331,7 @@ def evaluate(terminal: Terminal, options: Options) -> None:
     if options.report is not None:
         scores.write(options.report)
     result = {"cases": scores.rows, "summary": scores.summary}
-    show(result, options.json, lambda: "\n".join(outline(scores.summary)))
+    show(result, options.json, lambda: "\n".join(summary_lines(scores.summary)))
 
 
 def judged(terminal: Terminal, options: Options) -> Scores:
@@ -598,6 +598,15 @@ def outline(tree: Any, indent: str = "") -> list[str]:
     return lines
 
 
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """Render the measures of many cases, one a line."""
+    names = list(next(iter(summary.values()), {}))
+    lines = [" " * 22 + "".join(f"{name:>10}" for name in names)]
+    for measure, found in summary.items():
+        lines.append(f"{measure:<22}" + "".join(f"{found[name]:>10.4g}" for name in names))
+    return lines
+
+
 def model_lines(found: dict[str, Any]) -> list[str]:
     """Render networks and checkpoints, one a line."""
     lines = []
@@ -621,8 +630,8 @@ TABLE = {
     f"overwrite dry_run json {BLOOD} {READING} {MACHINE}",
     segment: "input output model accurate polarity save config set memory overwrite dry_run json "
     f"{VELOCITY} {READING} {MACHINE}",
-    train: "output data config set seed steps epochs hours init resume workers dry_run json "
-    f"{MACHINE}",
+    train: "output data config set seed steps epochs hours init resume overwrite workers dry_run "
+    f"json {MACHINE}",
     models: "action name json",
     import_checkpoint: "file output config set seed overwrite json",
     export_onnx: "name output dims tile overwrite json threads",

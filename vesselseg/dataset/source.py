@@ -109,8 +109,19 @@ class FolderCases:
         return len(self.pairs)
 
     def item(self, number: int) -> Item:
-        """Return a pair as read."""
-        return self.memory.get(self.pairs[number], self.channels, self.classes)
+        """Return a pair as read; a 2-D network also takes volumes, by their slices."""
+        item = self.memory.get(self.pairs[number], self.channels, self.classes)
+        found, wanted = item.labels.ndim, len(self.patch)
+        if found not in (wanted, wanted + 1):
+            remedy = f"--set dims={found}" if found == 2 else None
+            raise DataError(
+                "bad dims",
+                path=self.pairs[number].image,
+                found=f"{found}-D",
+                need=f"{wanted}-D",
+                remedy=remedy,
+            )
+        return item
 
     def __call__(self, seed: int, index: int) -> Case:
         """Draw a patch of the pair whose turn it is."""
@@ -120,9 +131,6 @@ class FolderCases:
         item = self.item(number)
         if item.labels.ndim == len(self.patch) + 1:
             item = slice_of(item, self.settings.foreground, rng)
-        if item.labels.ndim != len(self.patch):
-            found, need = f"{item.labels.ndim}-D", f"{len(self.patch)}-D images, or set dims"
-            raise DataError("bad dims", path=self.pairs[number].image, found=found, need=need)
         facts = {"file": self.pairs[number].image.name, "span": (0.0, 1.0)}
         facts |= {"polarity": "dark" if self.settings.dark else "bright"}
         case = cut(item, self.patch, self.settings, self.augment, rng)

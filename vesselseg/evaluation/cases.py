@@ -155,7 +155,8 @@ def folder_cases(
 ) -> Iterator[Judged]:
     """Yield scans of ``folder/magn`` (or ``folder/val/magn``) as predicted, with their masks."""
     root = Path(folder)
-    root = root if (root / layout.IMAGES).is_dir() else root / "val"
+    if not (root / layout.IMAGES).is_dir() and (root / "val").is_dir():
+        root = root / "val"
     for pair in layout.pairs(root):
         item = layout.load(pair, channels, classes)
         fields, grid, raw = layout.read_image(pair.image, channels)

@@ -13,7 +13,23 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 
-CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+class Conv3d(nn.Conv3d):
+    """A convolution whose gradient holds on maps of any size.
+
+    In bfloat16 on a CPU, PyTorch 2.13 leaves parts of the weights' gradient unset where a map is
+    less than three voxels thick: such maps are convolved in float32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``(N, inputs, nz, ny, nx)``."""
+        if x.device.type != "cpu" or min(x.shape[2:]) > 2 or not torch.is_grad_enabled():
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
+CONV: dict[int, Any] = {2: nn.Conv2d, 3: Conv3d}
 LIFT: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 BATCH: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}

@@ -25,6 +25,7 @@ SOFTNESS = 0.5  # voxels: width of the soft target, about that of the partial vo
 SATURATION = 4.0  # voxels: beyond it only the sign of the distance is learned
 BAND = 3.0  # voxels: width of the weight around the wall
 NEAR = 2.0  # voxels: where the wall error is measured
+AT_WALL = 0.5  # voxels from the wall that a network finds
 SMOOTH = 1.0  # keeps Dice finite, with a slope, on an empty target
 LEAST_MISS = 1e-4  # of 1 - Tversky, below which the focal form has an infinite slope
 
@@ -361,6 +362,15 @@ def scores(heads: Heads, target: Target) -> dict[str, float]:
     near = target.phi.abs() < NEAR
     error = (heads.sdf - target.phi).abs() * near
     return found | {"val_wall": (error.sum() / near.sum().clamp(min=1)).item()}
+
+
+def misses(heads: Heads, target: Target) -> Tensor:
+    """Return errors of the wall, absolute and in s.d., ``(2, voxels at a found wall near it)``."""
+    if heads.sdf is None or heads.log_sigma is None:
+        return torch.empty(2, 0)
+    at = (heads.sdf.abs() < AT_WALL) & (target.phi.abs() < NEAR)
+    error = (heads.sdf - target.phi)[at].abs()
+    return torch.stack([error, error * torch.exp(-heads.log_sigma[at])]).cpu()
 
 
 def hard_dice(found: Tensor, actual: Tensor) -> float:

@@ -26,6 +26,7 @@ STYLE: dict[Any, Any] = {
     "xtick.color": FAINT,
     "ytick.color": FAINT,
     "figure.facecolor": PAGE,
+    "axes.facecolor": PAGE,
     "savefig.facecolor": PAGE,
 }
 

@@ -64,8 +64,9 @@ def write_dataset(
         If the numbers make no sense, or files exist and ``overwrite`` is false.
     """
     if n < 1 or not 0 <= validation < n or (validation and (n % 2 or validation % 2)):
-        need = "n of at least 1; with validation both even, and fewer of them than n"
-        raise ConfigError("bad number of cases", found=f"{n}, {validation}", need=need)
+        found = f"{n}, {validation} for validation"
+        need = "at least 1; with validation even numbers, as two cases share a geometry"
+        raise ConfigError("bad number of cases", found=found, need=need)
     folder = Path(output)
     halves = [folder / "train", folder / "val"] if validation else [folder]
     atomic.check_folder(folder)
