@@ -12,6 +12,10 @@ Wall shear stress is that at one flow rate, at the feet of the exact wall's poin
 The flow is linear: the pressure drop at one flow rate is off by the inverse of the flow rate at
 one pressure drop.
 
+A wall that parts the lumen lets nothing through: it is *severed*, its flow rate is off by -100 %
+and it has no shear at that flow rate. A wall whose flow does not settle has neither, and is
+counted.
+
 A second opinion, scikit-fem with the extra ``mesh``: the walls of a straight tube become priors,
 their surfaces are meshed by Gmsh and Stokes flow is solved by finite elements that fit the wall,
 with the examples of this repository.
@@ -63,6 +67,7 @@ OFF_GRID = (0.13, -0.21)  # of the axes, voxels
 DEPTHS = (1.5, 2.5)  # voxels inside the wall where the velocity is read for the shear
 SETTLED = 1e-5  # relative change of a flow rate a step, looked at every few steps
 EVERY, MOST_STEPS = 10, 1000
+SEVERED = 0.01  # of the exact flow rate: less is none
 GOAL = {"4.2": (1.0, 2.5), "6.2": (0.7, 1.5), "9.3": (0.5, 1.0)}  # %, noise-free and SNR 6
 WALLS = {
     "mask": "network's mask, EDT",
@@ -73,6 +78,11 @@ WALLS = {
     "prior": "**prior**",
 }
 COLUMNS = ("flow %", "mean shear %", "shear rms %", "wall rms voxel")
+Row = list[float | None]  # a wall's errors in that order; None = there is no such figure
+
+
+class UnsettledError(RuntimeError):
+    """A flow did not settle."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,8 +279,8 @@ class Flow:
     seconds: float
 
     @classmethod
-    def through(cls, phi: NDArray, vessel: Vessel) -> Flow:
-        """Solve; ``phi`` is one period, negative in the lumen."""
+    def through(cls, phi: NDArray, vessel: Vessel, least: float = 0.0) -> Flow:
+        """Solve; ``phi`` is one period, negative in the lumen; less than ``least`` is no flow."""
         import peclet.flow
 
         clock = time.process_time()
@@ -291,10 +301,10 @@ class Flow:
             for _ in range(EVERY):
                 solver.step()
             before, now = now, rate()
-            if abs(now - before) < EVERY * SETTLED * abs(now):
+            if abs(now - before) < EVERY * SETTLED * max(abs(now), least):
                 break
         else:
-            raise RuntimeError(f"the flow did not settle in {MOST_STEPS} steps")
+            raise UnsettledError(f"the flow did not settle in {MOST_STEPS} steps")
         parts = tuple(np.array(p) for p in (solver.get_u(), solver.get_v(), solver.get_w()))
         return cls(rate(), parts, time.process_time() - clock)
 
@@ -350,20 +360,26 @@ class Reference:
         model = ForwardModel(psf_voxels=PSF, **noise)
         return repeated(image_of(self.share, self.vessel.grid, model, draw, "flow").values)
 
-    def judged(self, phi: NDArray) -> list[float]:
+    def judged(self, phi: NDArray) -> Row:
         """Return the errors of a wall, in the order of ``COLUMNS``."""
-        flow = Flow.through(core(phi), self.vessel)
-        normal = metrics.unit(metrics.gradient_at(phi, self.wall.index, self.wall.spacing_mm))
+        area, least = self.wall.area_mm2, SEVERED * self.flow.rate
         offset = metrics.sample(phi, self.wall.index)
+        rms = math.sqrt(np.average(offset**2, weights=area))
+        try:
+            flow = Flow.through(core(phi), self.vessel, least)
+        except UnsettledError:
+            return [None, None, None, rms]
+        if abs(flow.rate) < least:
+            return [-100.0, None, None, rms]
+        normal = metrics.unit(metrics.gradient_at(phi, self.wall.index, self.wall.spacing_mm))
         shear = flow.shear(*world(self.wall.index - offset[:, None] * normal, normal))
-        area = self.wall.area_mm2
         mean = np.average(self.shear, weights=area)
         change = (shear - self.shear) / mean
         return [
             100.0 * (flow.rate / self.flow.rate - 1.0),
             100.0 * float(np.average(change, weights=area)),
             100.0 * math.sqrt(np.average(change**2, weights=area)),
-            math.sqrt(np.average(offset**2, weights=area)),
+            rms,
         ]
 
 
@@ -372,17 +388,17 @@ def world(index: Points, normal: Points) -> tuple[Points, Points]:
     return index[:, ::-1] + 0.5 - WRAP, normal[:, ::-1]
 
 
-Rows = dict[str, dict[str, list[list[float]]]]
+Rows = dict[str, dict[str, list[Row]]]
 
 
 def compute(
-    group: Group, draw: int, exact: Reference, names: list[str], have: dict[str, list[list[float]]]
+    group: Group, draw: int, exact: Reference, names: list[str], have: dict[str, list[Row]]
 ) -> None:
     """Judge some recipes on one image of a group."""
     recipes = walls(exact.image(group.noisy, draw), exact.wall)
     for name in names:
         found = exact.judged(recipes[name]())
-        have.setdefault(name, []).append([float(f"{value:.4g}") for value in found])
+        have.setdefault(name, []).append([v if v is None else float(f"{v:.4g}") for v in found])
 
 
 def second_opinion(noisy: bool) -> list[dict[str, Any]]:
@@ -439,13 +455,25 @@ def headline(rows: Rows) -> list[dict[str, str]]:
     return lines
 
 
-def spread(rows: list[list[float]], column: int) -> str:
-    """Write mean ± s.d. of a column."""
-    if not rows:
-        return ""
-    values = [row[column] for row in rows]
+def known(rows: list[Row], column: int) -> list[float]:
+    """Return the figures of a column that there are."""
+    return [row[column] for row in rows if row[column] is not None]
+
+
+def spread(rows: list[Row], column: int) -> str:
+    """Write mean ± s.d. of a column, over the walls that have such a figure."""
+    values = known(rows, column)
+    if not values:
+        return "none" if rows else ""
     mean = f"{np.mean(values):{'+' if column < 2 else ''}.2f}"
     return f"{mean} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else mean
+
+
+def draws(rows: list[Row]) -> str:
+    """Write how many walls there are, and how many of them are severed or did not settle."""
+    lost = {"severed": sum(row[:2] == [-100.0, None] for row in rows),
+            "not settled": sum(row[0] is None for row in rows)}  # fmt: skip
+    return ", ".join([str(len(rows)), *(f"{n} {word}" for word, n in lost.items() if n)])
 
 
 def every_vessel(rows: Rows) -> list[dict[str, str]]:
@@ -456,9 +484,10 @@ def every_vessel(rows: Rows) -> list[dict[str, str]]:
         for name in (name for name in WALLS if by.get(name)):
             part = by[name]
             figures = {title: spread(part, i) for i, title in enumerate(COLUMNS)}
-            drop = [[100.0 * (1.0 / (1.0 + row[0] / 100.0) - 1.0)] for row in part]
+            open_ = (flow for flow in known(part, 0) if flow > -100.0)
+            drop: list[Row] = [[100.0 * (1.0 / (1.0 + flow / 100.0) - 1.0)] for flow in open_]
             lines.append({"vessel": shape, "radius": radius, "image": noise, "wall": WALLS[name],
-                          "draws": str(len(part)), "pressure drop %": spread(drop, 0),
+                          "draws": draws(part), "pressure drop %": spread(drop, 0) or "none",
                           **figures})  # fmt: skip
     return lines
 
@@ -470,7 +499,7 @@ def goals(rows: Rows) -> list[dict[str, Any]]:
         for noise, limit in zip(("noise-free", "SNR 6"), limits, strict=True):
             part = rows.get(f"oblique/{radius}/{noise}", {}).get("prior")
             if part:
-                mean = abs(float(np.mean([row[0] for row in part])))
+                mean = abs(float(np.mean(known(part, 0))))
                 lines.append({"radius": radius, "image": noise, "draws": len(part),
                               "mean flow error %": round(mean, 3), "goal %": limit,
                               "reached": mean <= limit})  # fmt: skip
