@@ -18,7 +18,7 @@ def test_the_exact_wall_gives_poiseuille_flow_and_shear(shape):
     radius = 6.2
     vessel = study.SHAPES[shape](radius)
     index = np.moveaxis(np.indices(vessel.size[::-1]), 0, -1)
-    x = vessel.grid.world(index).reshape(-1, 3)
+    x = vessel.grid().world(index).reshape(-1, 3)
     phi = vessel.distance(x).reshape(vessel.size[::-1])
     flow = study.Flow.through(phi, vessel)
     # a cut-cell solver of second order at six voxels a radius

@@ -32,12 +32,14 @@ from ..wall_geometry import smallest_radius
 from . import covariance, fields, revolved
 from .centreline import centreline
 from .covariance import Elliptic
-from .cut import CAP_TOLERANCE, cap_areas, cut_wall
+from .cut import CAP_TOLERANCE, cap_areas, cut_wall, extended
 from .inflow import Measured
 from .openings import Ends, Opening, find_openings, grid_labels, reordered
+from .relax import Frame, relaxed
 from .schema import FIXED_ROOT, KINDS, OPENING_UNITS, VERSION, VOLATILE
 from .section import Lumen
-from .surface import CLOSURE, extract
+from .split import split
+from .surface import CLOSURE, Surface, extract
 
 PathLike = str | os.PathLike[str]
 Floats = NDArray[np.floating]
@@ -410,7 +412,7 @@ def _assemble(
     blood, balance = _blood(arrays, affine, ends, volume, estimates, flow, flow_settings, meridian)
     figures = fields.quality_figures(arrays, operator.revolved)
     doubts = _doubts(refinement, flow, flow_settings) | {
-        NO_OPENINGS: not ends.openings,
+        NO_OPENINGS: not (ends.openings or ends.notes),
         f"the lumen has {lumen['n_components']} components": lumen["n_components"] > 1,
         "the lumen leaves the field of view": _leaves(arrays, meridian),
         "the narrowest lumen is less than 4 voxels wide": smallest < 2.0 * max(spacing),
@@ -533,7 +535,10 @@ def _boundary(
     ends = find_openings(lumen, cuts, points)
     if meridian:
         ends = revolved.symmetric(ends, lumen, meridian)
-    ends, wall, attributes = _cut_flat(plane, lumen, ends, extension)
+    ends, closed, frame = _cut_flat(plane, lumen, ends)
+    normals = np.array([o.normal for o in ends.openings])
+    whole = extended(closed, normals, extension, lumen.h)
+    wall, attributes = fields.wall(plane, frame, whole)
     domain, label = grid_labels(lumen, ends, band_m)
     openings: tuple[Opening, ...] = ends.openings
     if meridian:
@@ -558,19 +563,20 @@ def _boundary(
 
 
 def _cut_flat(
-    arrays: dict[str, NDArray[Any]], lumen: Lumen, ends: Ends, extension: float
-) -> tuple[Ends, dict[str, NDArray[Any]], dict[str, Any]]:
+    arrays: dict[str, NDArray[Any]], lumen: Lumen, ends: Ends
+) -> tuple[Ends, Surface, Frame]:
     """Cut the wall at the openings; those that no cap closes as they were measured are left out."""
-    surface = extract(lumen.phi.astype(np.float64), lumen.affine)
+    frame = Frame(arrays["/geometry/phi_mean"], arrays["/geometry/normal"], lumen.affine)
+    surface = split(extract(lumen.phi.astype(np.float64), lumen.affine), frame)
     while True:
-        cut, failed = cut_wall(lumen, surface, ends, extension)
+        cut, failed = cut_wall(lumen, surface, ends)
         if not failed:
-            wall, attributes = fields.wall(arrays, lumen.affine, cut)
-            caps = cap_areas(wall["/surface/vertices"], cut, lumen.affine, len(ends.openings))
+            cut = replace(cut, points=relaxed(cut.points, cut.faces, cut.label, frame))
+            caps = cap_areas(cut, lumen.affine, len(ends.openings))
             areas = np.array([o.area for o in ends.openings])
             failed = tuple(np.flatnonzero(np.abs(caps / areas - 1.0) > CAP_TOLERANCE).tolist())
         if not failed:
-            return ends, wall, attributes
+            return ends, cut, frame
         note = f"{len(failed)} openings without one flat cap of their size left out"
         kept = [n for n in range(len(ends.openings)) if n not in failed]
         ends = replace(reordered(ends, kept), notes=(*ends.notes, note))

@@ -22,30 +22,20 @@ APART = 0.6  # of an edge: inner points of a cap keep this distance from its rim
 
 
 @dataclass(frozen=True, eq=False)
-class Wall:
-    """A closed surface that knows its openings.
+class Wall(Surface):
+    """A closed surface with its flow extensions.
 
     Parameters
     ----------
-    points : (nv, 3) float64
-    faces : (nf, 3) or (ne, 2) int32
-        Counter-clockwise from outside; in 2-D the lumen lies on the left.
-    label : (nf,) uint8
-        0 closure at the box, 1 wall, 2, 3, … openings.
     source : (nv, 3) float64
         Where fields on the grid are to be read for a vertex: itself, or for a flow extension the
         point of the rim that it continues.
     """
 
-    points: NDArray[np.float64]
-    faces: NDArray[np.int32]
-    label: NDArray[np.uint8]
     source: NDArray[np.float64]
 
 
-def cut_wall(
-    lumen: Lumen, surface: Surface, ends: Ends, extension_m: float = 0.0
-) -> tuple[Wall, tuple[int, ...]]:
+def cut_wall(lumen: Lumen, surface: Surface, ends: Ends) -> tuple[Surface, tuple[int, ...]]:
     """Clip a closed surface at every opening and cap it there.
 
     Parameters
@@ -54,18 +44,16 @@ def cut_wall(
     surface : Surface
         Closed, of the whole lumen.
     ends : Ends
-    extension_m : float
-        Length of straight extensions that keep the cross-section.
 
     Returns
     -------
-    Wall
+    Surface
+        The labels 2, 3, … are those of the openings.
     failed : tuple of int
         Openings that could not be cut to one closed rim; the surface is whole there.
     """
     inner = _inner_voxels(lumen, surface.points)
-    wall = Wall(surface.points, surface.faces, surface.label, surface.points)
-    failed = []
+    wall, failed = surface, []
     for number, opening in enumerate(ends.openings):
         label = FIRST_LABEL + number
         beyond = _near(lumen, ends.owner == label)
@@ -73,7 +61,7 @@ def cut_wall(
         allowed[: len(inner)] = beyond.ravel()[inner]
         allowed[len(inner) :] = False
         clipped = _clipped(lumen, wall, opening, allowed)
-        closed = None if clipped is None else _capped(clipped, lumen, opening, label, extension_m)
+        closed = None if clipped is None else _capped(clipped, lumen, opening, label)
         if closed is None:
             failed.append(number)
         else:
@@ -81,9 +69,9 @@ def cut_wall(
     return _compact(wall), tuple(failed)
 
 
-def cap_areas(points: Floats, wall: Wall, affine: Floats, count: int) -> Floats:
-    """Return the area of the cap of each opening, m² (2-D: m), for the wall's points (nv, 3)."""
-    areas = area_vectors(points, wall.faces, affine)
+def cap_areas(wall: Surface, affine: Floats, count: int) -> Floats:
+    """Return the area of the cap of each opening, m² (2-D: m)."""
+    areas = area_vectors(wall.points, wall.faces, affine)
     caps = (areas[wall.label == FIRST_LABEL + n].sum(axis=0) for n in range(count))
     return np.array([float(np.linalg.norm(total)) for total in caps])
 
@@ -108,15 +96,15 @@ def _near(lumen: Lumen, removed: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return result
 
 
-def _clipped(lumen: Lumen, wall: Wall, opening: Opening, allowed: NDArray[np.bool_]) -> Wall | None:
+def _clipped(
+    lumen: Lumen, wall: Surface, opening: Opening, allowed: NDArray[np.bool_]
+) -> Surface | None:
     """Remove what lies beyond the plane; None if nothing does."""
     points, h = wall.points.copy(), min(lumen.spacing)
     height = np.where(allowed, opening.height(points), -np.inf)
     close = np.flatnonzero(np.abs(height) < SNAP * h)
     points[close] = _slid(lumen, points[close], height[close], opening)
     height[close] = 0.0
-    source = wall.source.copy()
-    source[close] = points[close]
     sign = np.sign(height)
     of_faces = sign[wall.faces]
     keep = of_faces.max(axis=1) <= 0
@@ -144,15 +132,9 @@ def _clipped(lumen: Lumen, wall: Wall, opening: Opening, allowed: NDArray[np.boo
         faces.append(parts.astype(np.int32))
         label.append(np.full(len(parts), value))
     if not new_points:
-        return Wall(points, np.concatenate(faces), np.concatenate(label), source)
-    fresh = _on_the_wall(lumen, np.array(new_points), opening)
-    points = np.concatenate([points, fresh])
-    return Wall(
-        points,
-        np.concatenate(faces),
-        np.concatenate(label).astype(np.uint8),
-        np.concatenate([source, fresh]),
-    )
+        return Surface(points, np.concatenate(faces), np.concatenate(label))
+    points = np.concatenate([points, _on_the_wall(lumen, np.array(new_points), opening)])
+    return Surface(points, np.concatenate(faces), np.concatenate(label).astype(np.uint8))
 
 
 def _polygon_below(face: list[int], sign: Floats, crossing: Callable[[int, int], int]) -> list[int]:
@@ -203,39 +185,57 @@ def _slopes(lumen: Lumen, points: Floats) -> Floats:
     return np.asarray(slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-30))
 
 
-def _capped(
-    wall: Wall, lumen: Lumen, opening: Opening, label: int, extension_m: float
-) -> Wall | None:
-    """Close the one open rim by a flat cap, after a straight extension if asked for."""
+def _capped(wall: Surface, lumen: Lumen, opening: Opening, label: int) -> Surface | None:
+    """Close the one open rim by a flat cap."""
     loop = _open_rim(wall.faces)
     if loop is None or np.abs(opening.height(wall.points[loop])).max() > 1e-6 * lumen.h:
         return None
-    points: list[Floats] = [wall.points]
-    source: list[Floats] = [wall.source]
-    faces: list[Integers] = [wall.faces]
-    labels: list[Integers] = [wall.label]
-    count, edge = len(wall.points), loop
-    if extension_m > 0.0:
-        rim = wall.points[loop]
-        layers = int(np.ceil(extension_m / lumen.h))
-        for layer in range(1, layers + 1):
-            ring = count + np.arange(len(loop))
-            points.append(rim + layer / layers * extension_m * opening.normal)
-            source.append(rim)
-            faces.append(_strip(edge, ring))
-            labels.append(np.full(len(faces[-1]), WALL))
-            count, edge = count + len(loop), ring
-    inner, cap = _flat_mesh(wall.points[loop], opening, edge, count)
-    points.append(inner + extension_m * opening.normal)
-    source.append(inner)
-    faces.append(cap)
-    labels.append(np.full(len(cap), label))
-    return Wall(
-        np.concatenate(points),
-        np.concatenate(faces).astype(np.int32),
-        np.concatenate(labels).astype(np.uint8),
-        np.concatenate(source),
+    inner, cap = _flat_mesh(wall.points[loop], opening, loop, len(wall.points))
+    return Surface(
+        np.concatenate([wall.points, inner]),
+        np.concatenate([wall.faces, cap]).astype(np.int32),
+        np.concatenate([wall.label, np.full(len(cap), label)]).astype(np.uint8),
     )
+
+
+def extended(surface: Surface, normals: Floats, length: float, step: float) -> Wall:
+    """Move every cap out and join it to its rim by a straight wall that keeps the cross-section.
+
+    Parameters
+    ----------
+    surface : Surface
+    normals : (n, 3)
+        Out of each opening.
+    length : float
+        How far, m; nothing is done for 0.
+    step : float
+        Largest height of a layer of the new wall, m.
+    """
+    wall = Wall(surface.points, surface.faces, surface.label, surface.points)
+    for number, normal in enumerate(normals if length > 0.0 else ()):
+        cap = wall.label == FIRST_LABEL + number
+        loop = _open_rim(wall.faces[~cap])
+        assert loop is not None  # the rim of one cap
+        layers, edge = int(np.ceil(length / step)), loop
+        points, faces = wall.points.copy(), wall.faces.copy()
+        points[np.setdiff1d(faces[cap], loop)] += length * normal
+        rims, strips = [points], [faces]
+        for layer in range(1, layers + 1):
+            ring = len(points) + (layer - 1) * len(loop) + np.arange(len(loop))
+            rims.append(points[loop] + layer / layers * length * normal)
+            strips.append(_strip(edge, ring).astype(np.int32))
+            edge = ring
+        moved = np.arange(len(points))
+        moved[loop] = edge
+        faces[cap] = moved[faces[cap]]
+        more = sum(map(len, strips)) - len(faces)
+        wall = Wall(
+            np.concatenate(rims),
+            np.concatenate(strips),
+            np.concatenate([wall.label, np.full(more, WALL, dtype=np.uint8)]),
+            np.concatenate([wall.source, np.tile(wall.source[loop], (layers, 1))]),
+        )
+    return wall
 
 
 def _open_rim(faces: Integers) -> Integers | None:
@@ -329,8 +329,8 @@ def _delaunay(flat: Floats, inner: Floats) -> Integers | None:
     return triangles if found == expected else None
 
 
-def _compact(wall: Wall) -> Wall:
+def _compact(wall: Surface) -> Surface:
     """Drop vertices that no face uses."""
     used, where = np.unique(wall.faces, return_inverse=True)
     faces = where.reshape(wall.faces.shape).astype(np.int32)
-    return Wall(wall.points[used], np.ascontiguousarray(faces), wall.label, wall.source[used])
+    return Surface(wall.points[used], np.ascontiguousarray(faces), wall.label)

@@ -16,7 +16,7 @@ from .covariance import Elliptic
 from .cut import Wall
 from .inflow import LENGTH, Measured, Profile, fit_profile
 from .openings import FIRST_LABEL, Ends, Opening
-from .relax import Frame, relaxed
+from .relax import Frame
 from .schema import OPENING
 from .section import Lumen
 from .surface import (
@@ -100,21 +100,16 @@ def lumen(
 
 
 def wall(
-    arrays: Mapping[str, NDArray[Any]], affine: Floats, cut: Wall
+    arrays: Mapping[str, NDArray[Any]], frame: Frame, closed: Wall
 ) -> tuple[Arrays, dict[str, Any]]:
     """Return the datasets and the attributes of /surface.
 
     Where no wall touches a vertex, its normal is that of its plane and its curvature 0.
     """
-    frame = Frame(arrays["/geometry/phi_mean"], arrays["/geometry/normal"], affine)
-    extended, faces = (cut.points != cut.source).any(axis=1), cut.faces
-    still = np.zeros(len(extended), dtype=bool)
-    still[faces[extended[faces].any(axis=1)]] = True
-    points = relaxed(cut.points, faces, cut.label, frame, still)
-    source = np.where(still[:, None], cut.source, points)
-    areas = area_vectors(points, faces, affine)
+    points, faces, source = closed.points, closed.faces, closed.source
+    areas = area_vectors(points, faces, frame.affine)
     on_wall = np.zeros(len(points), dtype=bool)
-    on_wall[faces[cut.label == WALL]] = True
+    on_wall[faces[closed.label == WALL]] = True
     normal = frame.direction(source)
     of_faces = np.zeros_like(points)
     for corner in faces.T:
@@ -128,7 +123,7 @@ def wall(
     datasets: Arrays = {
         "vertices": points,
         f"{cell}s": faces,
-        f"{cell}_label": cut.label,
+        f"{cell}_label": closed.label,
         "vertex_normal": (normal / np.where(length > 0, length, 1.0)).astype(np.float32),
         "vertex_std": std.astype(np.float32),
         "vertex_curvature": np.where(on_wall, curvature, 0.0).astype(np.float32),
@@ -136,7 +131,7 @@ def wall(
     attributes = {
         "watertight": int(is_closed(faces)),
         "euler": euler_characteristic(faces),
-        "volume_m3": enclosed_volume(points, faces, affine),
+        "volume_m3": enclosed_volume(points, faces, frame.affine),
         "area_m2": float(np.linalg.norm(areas, axis=1).sum()),
     }
     return {f"/surface/{name}": array for name, array in datasets.items()}, attributes

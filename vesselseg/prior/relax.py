@@ -24,7 +24,7 @@ LONGEST = 0.3  # of the smallest voxel side: no step goes farther
 UNDONE = 3  # times that a step is taken back where triangles would turn over
 OFF_WALL = 0.5  # of it: a vertex this far from phi = 0 is not of the wall that phi knows
 LEANING = 0.3  # the sine of the angle below which a wall and a plane have no rim to slide along
-DEEPEST = 0.04  # of the smallest voxel side: largest sagitta; at a crease it means nothing
+DEEPEST = 0.045  # of the smallest voxel side: largest sagitta; at a crease it means nothing
 TINY = 1e-30
 SAME = 1e-6  # two planes whose normals differ by less are one
 ON_BOX = 1e-6  # voxels: where the box closes a lumen, the vertices lie exactly on its face
@@ -107,9 +107,7 @@ class Freedom:
         return steepest / np.maximum(speed, LEANING), np.maximum(speed, LEANING)
 
 
-def relaxed(
-    points: Floats, faces: Integers, label: Integers, frame: Frame, still: Flags
-) -> NDArray[np.float64]:
+def relaxed(points: Floats, faces: Integers, label: Integers, frame: Frame) -> NDArray[np.float64]:
     """Return better places for the vertices of a closed surface; its faces stay what they are.
 
     Parameters
@@ -121,10 +119,8 @@ def relaxed(
     label : (nf,)
         1 = wall; faces of any other label lie in planes, which keep their vertices.
     frame : Frame
-    still : (nv,) bool
-        Vertices that stay where they are, such as those of a flow extension.
     """
-    free = _freedom(points, faces, label, frame, still)
+    free = _freedom(points, faces, label, frame)
     found = np.array(points, dtype=np.float64)
     outward = np.where(
         (label == WALL)[:, None], frame.direction(found)[faces].sum(axis=1), free.outward
@@ -155,9 +151,7 @@ def relaxed(
     return found
 
 
-def _freedom(
-    points: Floats, faces: Integers, label: Integers, frame: Frame, still: Flags
-) -> Freedom:
+def _freedom(points: Floats, faces: Integers, label: Integers, frame: Frame) -> Freedom:
     """Sort the vertices by the patches, wall and planes, whose faces meet there."""
     patch, count = _patches(faces, label, frame.index(points)), len(points)
     planes = np.zeros((int(patch.max()) + 1, 3))
@@ -180,7 +174,7 @@ def _freedom(
     slides &= np.bincount(rim[:, 0], minlength=count) == 2
     off = on_wall & (np.abs(frame.distance(points)) > OFF_WALL * frame.h)
     corner_of_box = on_wall & (meeting == 3)  # one way is left: onto phi = 0
-    held = still | off | ~((meeting == 1) | slides | corner_of_box)
+    held = off | ~((meeting == 1) | slides | corner_of_box)
     return Freedom(on_wall, held, (first, other), rim, _unit(planes)[patch])
 
 
