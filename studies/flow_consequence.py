@@ -71,6 +71,7 @@ OFF_GRID = (0.13, -0.21)  # of the axes, voxels
 DEPTHS = (1.5, 2.5)  # voxels inside the wall where the velocity is read for the shear
 SETTLED = 1e-5  # relative change of a flow rate a step, looked at every few steps
 EVERY, MOST_STEPS = 10, 1000
+RADII = (3.0, 6.0, 9.0)  # of the other vessels, voxels
 SEVERED = 0.01  # of the exact flow rate: less is none
 GOAL = {"4.2": (1.0, 2.5), "6.2": (0.7, 1.5), "9.3": (0.5, 1.0)}  # %, noise-free and SNR 6
 WALLS = {
@@ -256,7 +257,7 @@ def asked(quick: bool) -> list[Group]:
     if quick:
         return [Group("oblique", 4.2, False, 1), Group("oblique", 4.2, True, 1)]
     main = [("oblique", r, 10) for r in (4.2, 6.2, 9.3, 3.0)]
-    rest = [(s, r, 3) for r in (6.0, 3.0, 9.0) for s in SHAPES if s != "oblique"]
+    rest = [(s, r, 3) for r in RADII for s in SHAPES if s != "oblique"]
     return [Group(s, r, noisy, n if noisy else 1)
             for s, r, n in main + rest for noisy in (False, True)]  # fmt: skip
 
@@ -539,37 +540,55 @@ def text(rows: Rows, exact: dict[str, Any], second: list[dict[str, Any]]) -> str
 
 
 def draw(rows: Rows, file: Path) -> None:
-    """Draw the error of the flow rate over the radius, and that of the mean shear."""
+    """Draw the error of the flow rate over the radius, and that of the shear of every vessel."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
-    for axis, noise in zip(axes, ("noise-free", "SNR 6"), strict=False):
-        radii = sorted((k.split("/")[1] for k in rows if k.startswith("oblique/") and noise in k),
-                       key=float)  # fmt: skip
-        for name, title in WALLS.items():
-            parts = [rows[f"oblique/{r}/{noise}"].get(name, []) for r in radii]
-            values = [[row[0] for row in part] for part in parts if part]
-            x = [float(r) for r, part in zip(radii, parts, strict=True) if part]
-            axis.errorbar(x, [np.mean(v) for v in values], [np.std(v) for v in values],
-                          marker="o", capsize=3, label=title.strip("*"))  # fmt: skip
-        axis.axhline(0.0, color="black", linewidth=0.5)
-        axis.set(title=f"oblique tube, {noise}", xlabel="radius, voxels", ylabel="flow rate, %")
-        axis.set_yscale("symlog", linthresh=2.0)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    shapes = [s for s in SHAPES if any(k.startswith(f"{s}/") and "SNR" in k for k in rows)]
-    for number, (name, title) in enumerate(WALLS.items()):
-        values = [[row[2] for k, by in rows.items() if k.startswith(f"{s}/") and "SNR" in k
-                   for row in by.get(name, [])] for s in shapes]  # fmt: skip
-        place = np.arange(len(shapes)) + 0.14 * (number - 2.5)
-        axes[2].bar(place, [np.mean(v) if v else 0.0 for v in values], 0.13,
-                    label=title.strip("*"))  # fmt: skip
-    axes[2].set_xticks(range(len(shapes)), shapes)
-    axes[2].set(title="wall shear stress, SNR 6, all radii", ylabel="rms error, % of the mean")
+    figure = plt.figure(figsize=(11, 7), layout="constrained")
+    upper, lower = figure.subfigures(2, 1)
+    for axis, noise in zip(upper.subplots(1, 2), ("noise-free", "SNR 6"), strict=True):
+        draw_oblique(axis, rows, noise)
+    every = lower.subplots(1, len(RADII), sharey=True)
+    for axis, radius in zip(every, RADII, strict=True):
+        draw_vessels(axis, rows, radius)
+    every[0].set_ylabel("shear, rms error, % of the mean")
+    figure.legend(*every[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(file, dpi=80)
     plt.close(figure)
+
+
+def draw_oblique(axis: Any, rows: Rows, noise: str) -> None:
+    """Draw the error of the flow rate through the oblique tube."""
+    radii = sorted((k.split("/")[1] for k in rows if k.startswith("oblique/") and noise in k),
+                   key=float)  # fmt: skip
+    for name, title in WALLS.items():
+        parts = [known(rows[f"oblique/{r}/{noise}"].get(name, []), 0) for r in radii]
+        x = [float(r) for r, part in zip(radii, parts, strict=True) if part]
+        axis.errorbar(x, [np.mean(v) for v in parts if v], [np.std(v) for v in parts if v],
+                      marker="o", capsize=3, label=title.strip("*"))  # fmt: skip
+    axis.axhline(0.0, color="black", linewidth=0.5)
+    axis.set(title=f"oblique tube, {noise}", xlabel="radius, voxels", ylabel="flow rate, %")
+    axis.set_yscale("symlog", linthresh=2.0)
+
+
+def draw_vessels(axis: Any, rows: Rows, radius: float) -> None:
+    """Draw the rms error of the shear of vessels of about one radius; lost walls are counted."""
+    sizes = {s: min((float(k.split("/")[1]) for k in rows if k.startswith(f"{s}/")),
+                    key=lambda r: abs(r - radius), default=0.0) for s in SHAPES}  # fmt: skip
+    for number, (name, title) in enumerate(WALLS.items()):
+        parts = [rows.get(f"{s}/{r:g}/SNR 6", {}).get(name, []) if abs(r - radius) < 0.5 else []
+                 for s, r in sizes.items()]  # fmt: skip
+        place = np.arange(len(parts)) + 0.14 * (number - 2.5)
+        heights = [float(np.mean(known(part, 2) or [0.0])) for part in parts]
+        axis.bar(place, heights, 0.13, label=title.strip("*"))
+        for x, height, part in zip(place, heights, parts, strict=True):
+            lost = len(part) - len(known(part, 2))
+            if lost:
+                axis.text(x, height, f"{lost} lost", rotation=90, ha="center", va="bottom", size=7)
+    axis.set_xticks(range(len(sizes)), list(sizes), rotation=20)
+    axis.set_title(f"wall shear stress, SNR 6, radius {radius:g}")
 
 
 def about(exact: Reference) -> dict[str, Any]:
