@@ -12,7 +12,7 @@ __device__ __forceinline__ int sign_of(T x) {
     return (x > T(0)) - (x < T(0));
 }
 
-// Whether the wall does not pass between a voxel and any of its six neighbours.
+// Whether no wall passes between a voxel of a sign and its six neighbours; on the wall it is zero.
 template <typename T>
 __device__ __forceinline__ bool is_open(T sign, T a, T b, T c, T d, T e, T f) {
     return sign * a > T(0) && sign * b > T(0) && sign * c > T(0) && sign * d > T(0) &&
@@ -53,9 +53,14 @@ __device__ __forceinline__ T open_step(T cfl, T hz, T hy, T hx) {
     return cfl / sqrt(T(1) / (hz * hz) + T(1) / (hy * hy) + T(1) / (hx * hx));
 }
 
+// Blocks that a multiprocessor shall hold: told nothing, the compiler keeps fewer registers than it
+// may, and spills.
+template <typename T>
+constexpr int RESIDENT = sizeof(T) == 4 ? 4 : 1;
+
 // Write one stage at the voxels of the band that are not beside the wall.
 template <typename T, int ORDER>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, RESIDENT<T>)
     reinit_tiles(const T *phi, const T *base, const int *tiles, const int *count,
                  const unsigned short *bits, T *out, T ca, T cb, T cfl, T far, int nz, int ny, int nx,
                  T hz, T hy, T hx) {

@@ -17,7 +17,7 @@ from vesselseg.cuda_kernels import nvrtc
 from vesselseg.cuda_kernels.catalogue import instances
 
 OUT = Path(__file__).parent / "results" / "cuda_resources.json"
-QUICK = ("advect_tiles<float,5>", "reinit_dense<float,5>", "grow_closest<float,float>")
+QUICK = ("advect_tiles<float,5>", "reinit_dense<float,5>", "grow_closest<float,double>")
 
 
 def main() -> None:

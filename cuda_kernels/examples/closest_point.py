@@ -114,8 +114,8 @@ def grown(phi: Array, width: float, layers: int = 1000) -> Closest:
 
 
 # Offsets are stored in float32: a rounding that falls the other way moves the start of the next
-# projection by an ulp of some voxels. In float32 throughout, Newton's last step leaves 1e-5 voxels.
-NEAR = {"double": 4e-6, "float": 2e-4}
+# projection by an ulp of some voxels.
+NEAR = 4e-6
 
 
 def _list(numbers: Array, room: int) -> tuple[Array, Array]:
@@ -143,7 +143,7 @@ def _interface(phi: Array, width: float, rng: np.random.Generator) -> Example:
     return Example(args, lambda args: (args[1], _first_of(args, 2, 3)), expected, phi.size)
 
 
-def _seed(phi: Array, width: float, rng: np.random.Generator, real: str) -> Example:
+def _seed(phi: Array, width: float, rng: np.random.Generator, *types: str) -> Example:
     phi = smooth(phi, rng)
     found = seeded(phi)
     _, offset, distance = found.dense()
@@ -152,7 +152,7 @@ def _seed(phi: Array, width: float, rng: np.random.Generator, real: str) -> Exam
         unset(phi.size, np.float64), *phi.shape, *SPACING,
     )  # fmt: skip
     expected = offset, distance
-    return Example(args, lambda args: args[3:5], expected, len(found.index), NEAR[real])
+    return Example(args, lambda args: args[3:5], expected, len(found.index), NEAR)
 
 
 def _next(phi: Array, width: float, rng: np.random.Generator) -> Example:
@@ -183,7 +183,7 @@ def _next(phi: Array, width: float, rng: np.random.Generator) -> Example:
     return Example(args, read, expected, len(waiting))
 
 
-def _grow(phi: Array, width: float, rng: np.random.Generator, real: str) -> Example:
+def _grow(phi: Array, width: float, rng: np.random.Generator, *types: str) -> Example:
     phi, width = smooth(phi, rng), abs(width)
     found = grown(phi, width, 2)
     layer, offset, distance = found.dense()
@@ -203,10 +203,10 @@ def _grow(phi: Array, width: float, rng: np.random.Generator, real: str) -> Exam
     def read(args: tuple[Any, ...]) -> tuple[Array, ...]:
         return *args[1:4], _first_of(args, 7, 8)
 
-    return Example(args, read, expected, len(new), NEAR[real])
+    return Example(args, read, expected, len(new), NEAR)
 
 
-def _finish_layers(phi: Array, width: float, rng: np.random.Generator, real: str) -> Example:
+def _finish_layers(phi: Array, width: float, rng: np.random.Generator, *types: str) -> Example:
     phi, width = smooth(phi, rng), min(abs(width), 4.0)
     start, found = seeded(phi), grown(phi, width)
     args = (
@@ -219,7 +219,7 @@ def _finish_layers(phi: Array, width: float, rng: np.random.Generator, real: str
     def read(args: tuple[Any, ...]) -> tuple[Array, ...]:
         return *args[1:4], _first_of(args, 4, 5)
 
-    return Example(args, read, expected, len(found.index), NEAR[real])
+    return Example(args, read, expected, len(found.index), NEAR)
 
 
 def _spoilt(phi: Array, width: float, rng: np.random.Generator) -> Closest:
@@ -268,7 +268,7 @@ def _improvable(found: Closest) -> Array:
     return np.flatnonzero(flag)
 
 
-def _improve(phi: Array, width: float, rng: np.random.Generator, real: str) -> Example:
+def _improve(phi: Array, width: float, rng: np.random.Generator, *types: str) -> Example:
     found = _spoilt(phi, min(abs(width), 4.0), rng)
     which = _improvable(found)
     expected = found.improved(which)
@@ -278,7 +278,7 @@ def _improve(phi: Array, width: float, rng: np.random.Generator, real: str) -> E
         unset(expected[0].shape, np.float32), unset(len(which), np.float64), *found.phi.shape,
         *SPACING,
     )  # fmt: skip
-    return Example(args, lambda args: args[5:7], expected, len(which), NEAR[real])
+    return Example(args, lambda args: args[5:7], expected, len(which), NEAR)
 
 
 def _put(phi: Array, width: float, rng: np.random.Generator) -> Example:
@@ -302,7 +302,7 @@ def _put(phi: Array, width: float, rng: np.random.Generator) -> Example:
     return Example(args, read, expected, len(which))
 
 
-def _finish(phi: Array, width: float, rng: np.random.Generator, real: str) -> Example:
+def _finish(phi: Array, width: float, rng: np.random.Generator, *types: str) -> Example:
     width = min(abs(width), 4.0)
     found = _spoilt(phi, width, rng)
     before, voxels, size = found.dense(), found.voxels, found.phi.size
@@ -312,7 +312,7 @@ def _finish(phi: Array, width: float, rng: np.random.Generator, real: str) -> Ex
         unset(size, np.float64), width, _bits(voxels, size), *_list(voxels, size), 64,
         *found.phi.shape, *SPACING,
     )  # fmt: skip
-    return Example(args, lambda args: args[1:4], found.dense(), len(voxels), NEAR[real])
+    return Example(args, lambda args: args[1:4], found.dense(), len(voxels), NEAR)
 
 
 def _far(phi: Array, width: float, rng: np.random.Generator) -> Example:
