@@ -1,11 +1,17 @@
 """The covariance against the dense matrix of its definition, on a grid small enough for one."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
+import prior_builders as make
 import pytest
 
+from vesselseg.errors import ConfigError
+from vesselseg.grid import Grid
 from vesselseg.prior import covariance
+from vesselseg.prior.boundary import BoundaryPrior, PriorSettings
+from vesselseg.prior.check import check
 from vesselseg.prior.covariance import Elliptic
 
 CASES = [
@@ -131,3 +137,45 @@ def test_marginal_variance_is_the_square_of_the_stated_deviation(revolved):
         index = np.array([voxel], dtype=float)
         found = covariance.functional_std(index, np.ones(1), std, normaliser, operator)
         assert found == pytest.approx(std[voxel], rel=1e-10)
+
+
+@pytest.mark.parametrize("size", [(20, 20, 20), (24, 22)], ids=["3-D", "2-D"])
+def test_stored_draws_and_modes_are_those_of_the_field(size, tmp_path):
+    grid = Grid.from_spacing(size, 1.0)
+    settings = PriorSettings(samples=3, modes=4)
+    prior = make.prior(make.sphere(grid, 5.0), grid, settings=settings)
+    assert np.array_equal(prior.arrays["/geometry/samples"], prior.sample(3, seed=0))
+    modes, share = (prior.arrays[f"/geometry/covariance/{n}"] for n in ("modes", "eigenvalues"))
+    _, variances = prior.modes(4)
+    flat = modes.reshape(4, -1).astype(float)
+    # float32 in the file
+    assert flat @ flat.T == pytest.approx(np.diag(variances), abs=1e-6 * variances[0])
+    near = np.abs(prior.phi_mean_m) < 2e-3
+    assert share == pytest.approx(variances / np.square(prior.phi_std_m[near], dtype=float).sum())
+    prior.write(tmp_path / "a.h5")
+    BoundaryPrior.read(tmp_path / "a.h5").write(tmp_path / "b.h5")
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    assert not [f for f in check(prior) if f.id == 14 and not f.ok]
+
+
+@pytest.mark.parametrize(("path", "factor"), [
+    ("/geometry/samples", None), ("/geometry/covariance/modes", 1.5),
+    ("/geometry/covariance/eigenvalues", -1.0), ("/geometry/covariance/eigenvalues", None),
+])  # fmt: skip
+def test_check_finds_stored_walls_of_another_field(path, factor):
+    grid = Grid.from_spacing((16, 16), 1.0)
+    prior = make.prior(make.sphere(grid, 5.0), grid, settings=PriorSettings(samples=3, modes=4))
+    arrays = dict(prior.arrays)
+    wrong = arrays.pop(path)
+    if path.endswith("samples"):  # drawn with ten times the standard deviation
+        arrays[path] = (prior.phi_mean_m + 10 * (wrong - prior.phi_mean_m)).astype(np.float32)
+    elif factor is not None:
+        arrays[path] = (factor * wrong).astype(wrong.dtype)
+    found = [f for f in check(replace(prior, arrays=arrays)) if f.id == 14 and not f.ok]
+    assert [f.level for f in found] == ["error"]
+
+
+def test_more_walls_than_a_reader_takes_are_refused():
+    prior = make.small()
+    with pytest.raises(ConfigError, match="too many walls to store"):
+        prior._with_walls(1 << 20, 0)

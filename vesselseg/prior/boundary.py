@@ -48,6 +48,7 @@ METRE_PER_MM = 1e-3
 MIN_BAND_VOXELS = 4.0
 LEAST_STD_VOXELS = 1e-3
 MIN_SAMPLES = 3
+MOST_STORED_BYTES = 4 << 30  # of draws and modes; a reader takes files of twice that
 ABSOLUTE_PATH = re.compile(
     r"(?<![^\s\"'=:,;(\[])(?:/[^\s/\"']+(?:/[^\s/\"']*)+|[A-Za-z]:\\[^\s\"']*)"
 )
@@ -81,6 +82,8 @@ class PriorSettings(Settings):
         Points of the lumen (RAS+, mm) to open it at, across its axis; the smaller part goes.
     extension_mm : float
         Length of straight flow extensions of the surface at every opening.
+    samples, modes : int
+        How many walls drawn from the prior (seed 0), and largest modes of its covariance, to store.
     axis : six floats, "i", "j" or None
         Axis of revolution of a 2-D scan: a point (RAS+, mm) and its direction, or the index axis
         that it runs along, half a sample before the first one. See ``vesselseg.meridian.fold``.
@@ -92,6 +95,8 @@ class PriorSettings(Settings):
     cuts: tuple[Six, ...] = Bounded((), strict=False)
     seed_points: tuple[Three, ...] = Bounded((), strict=False)
     extension_mm: float = Bounded(0.0, ge=0.0, le=1e4)
+    samples: int = Bounded(0, ge=0, le=1000)
+    modes: int = Bounded(0, ge=0, le=1000)
     axis: Six | Literal["i", "j"] | None = None
 
 
@@ -177,7 +182,7 @@ class BoundaryPrior:
         moment = {**seconds, **(_now() if volatile is None else volatile)}
         arrays["/provenance/json"] = _json_bytes(facts)
         arrays[VOLATILE] = _json_bytes(moment)
-        return cls(arrays, attributes)
+        return cls(arrays, attributes)._with_walls(settings.samples, settings.modes)
 
     @classmethod
     def read(cls, path: PathLike) -> BoundaryPrior:
@@ -255,11 +260,34 @@ class BoundaryPrior:
         variances : (rank,)
             m²: C restricted there is about Σ variance · vector vectorᵀ.
         """
-        near = np.abs(self.phi_mean_m) < 2.0 * METRE_PER_MM * self.grid.h_max
+        near = self._near()
         if not 1 <= rank <= np.count_nonzero(near):
             need = f"1 to {np.count_nonzero(near)}"
             raise ConfigError("bad number of modes", found=rank, need=need)
         return covariance.modes(*self._field(), rank, near, seed)
+
+    def _with_walls(self, samples: int, modes: int) -> BoundaryPrior:
+        """Return the prior with walls drawn from it, and modes of its covariance, stored too."""
+        claim = 4 * (samples + modes) * self.phi_mean_m.size
+        if claim > MOST_STORED_BYTES:
+            found = f"{samples} draws and {modes} modes, {claim / 2**30:.1f} GiB"
+            need = f"at most {MOST_STORED_BYTES / 2**30:.0f} GiB"
+            remedy = "draw them from the prior: BoundaryPrior.sample, .modes"
+            raise ConfigError("too many walls to store", found=found, need=need, remedy=remedy)
+        arrays = dict(self.arrays)
+        if samples:
+            arrays["/geometry/samples"] = self.sample(samples, seed=0)
+        if modes:
+            vectors, variances = self.modes(modes)
+            whole = np.square(self.phi_std_m[self._near()], dtype=np.float64).sum()
+            scale = np.sqrt(variances).reshape(-1, *[1] * self.phi_mean_m.ndim)
+            arrays["/geometry/covariance/modes"] = (scale * vectors).astype(np.float32)
+            arrays["/geometry/covariance/eigenvalues"] = variances / whole
+        return replace(self, arrays=arrays)
+
+    def _near(self) -> NDArray[np.bool_]:
+        """Tell which voxels lie within two voxels of the wall."""
+        return np.asarray(np.abs(self.phi_mean_m) < 2.0 * METRE_PER_MM * self.grid.h_max)
 
     def _field(self) -> tuple[Floats, Floats, Elliptic]:
         stored = self.attributes["/geometry/covariance"]

@@ -394,6 +394,29 @@ def _covariance(s: Subject) -> Iterator[Outcome]:
             square += np.square(offset, dtype=np.float64) / 200
         ratio = float(np.mean(np.sqrt(square) / s.prior.phi_std_m.ravel()[near]))
         yield "error", abs(ratio - 1) <= 0.1, f"spread of 200 draws / phi_std {ratio:.3f}"
+    yield from _stored_walls(s)
+
+
+def _stored_walls(s: Subject) -> Iterator[Outcome]:
+    """Look at the draws and modes that a file may hold."""
+    stored = [s.prior.arrays.get(f"/geometry/covariance/{n}") for n in ("modes", "eigenvalues")]
+    samples = s.prior.arrays.get("/geometry/samples")
+    modes, share = stored
+    if modes is not None and share is not None:
+        held = np.square(modes, dtype=np.float64).sum(axis=0)
+        most = float((held / np.square(s.prior.phi_std_m, dtype=np.float64)).max())
+        falling = bool((share > 0.0).all() and (np.diff(share) <= 0.0).all())
+        ok = falling and most <= 1.0 + ROUNDING and float(share.sum()) <= 1.0 + ROUNDING
+        text = f"{len(modes)} modes hold {share.sum():.3f} of the variance, at most {most:.3f}"
+        yield "error", ok, text
+    elif modes is not None or share is not None:
+        yield "error", False, "modes and eigenvalues belong together"
+    if samples is not None and len(samples):
+        near = s.array("/geometry/band_index")
+        offset = (samples - s.phi).reshape(len(samples), -1)[:, near].astype(np.float64)
+        ratio = float(np.sqrt(np.mean(np.square(offset / s.prior.phi_std_m.ravel()[near]))))
+        text = f"spread of {len(samples)} stored draws / phi_std {ratio:.3f}"
+        yield "error", 0.5 <= ratio <= 2.0, text
 
 
 def _bias(s: Subject) -> Iterator[Outcome]:
