@@ -243,7 +243,7 @@ def release(folder: Path, dims: int) -> Path:
 
 
 def mean_weights(found: Sequence[checkpoint.Checkpoint]) -> dict[str, torch.Tensor]:
-    """Return the mean of the weights of phases that follow on one another (Wortsman et al. 2022)."""
+    """Return the mean of the weights of phases in a row (Wortsman et al. 2022)."""
     names = found[0].tensors
     return {name: torch.stack([each.tensors[name] for each in found]).mean(0) for name in names}
 
