@@ -126,6 +126,11 @@ def fit_noise(deviation: float, strength: float) -> float:
     return max(NORMAL_MAD * deviation, LEAST_NOISE * strength, 1e-12)
 
 
+def excess(together: float, alone: float) -> float:
+    """Return the ratio of two powers, at least one; one where there is no residual at all."""
+    return max(together / max(alone, 1e-300), 1.0) if together > 0.0 else 1.0
+
+
 def weigh(
     residual: Array, contrast: Array, spread: Array, own: Array, noise: float, peak: float
 ) -> Array:

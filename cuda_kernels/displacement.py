@@ -36,6 +36,16 @@ def posterior_sigma(precision: Array, stiffness: Array, wall_dims: int) -> Array
     return np.asarray((ROOT_EIGHT * precision**0.75 * stiffness**0.25) ** -0.5)
 
 
+def doubted_sigma(sigma: Array, before: Array, misfit: Array | float) -> Array:
+    """S.d. of a wall in an image that shows more than model and white noise.
+
+    ``misfit`` is the residual's power over that of white noise, by which the variance grows. As
+    much of the variance that the start had ``before`` comes back as this power has a share that is
+    no noise: an image that the model does not explain has not told where the wall is.
+    """
+    return np.asarray(np.sqrt(misfit * sigma**2 + (1.0 - 1.0 / misfit) * before**2))
+
+
 def plate_stiffness(detail: Array, typical: float, reach4: float, softness: float) -> Array:
     """Return the stiffness T: i a⁴ of a typical information i, less where there is true detail."""
     stiffest = reach4 * max(typical, 1e-12)

@@ -25,6 +25,7 @@ from .band import Band
 
 BLOCK = 4.0  # edge of the blocks in which moments are summed, in largest spacings
 PSF_RANGE = np.array([0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2])
+MISFIT_LENGTH = 8.0  # largest spacings: s.d. of the window in which residuals are judged
 RIDGE = 2.0  # pseudo-samples that pull an empty neighbourhood to the global intensities
 DEEP = 1.5  # largest spacings below the wall: the flow deeper in follows no simple law
 CLEAR = 4.0  # in s.d. of the noise: a vector of this length is as long as without it
@@ -126,6 +127,34 @@ def fit_once(
     return Appearance(slope, outer, contrast, residual, weight, noise, parts)
 
 
+def block_size(spacing: tuple[float, ...], shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Voxels along the edges of the blocks in which moments are summed."""
+    size = np.maximum(np.round(BLOCK * max(spacing) / np.array(spacing)), 1)
+    return np.minimum(size, shape).astype(np.int64)
+
+
+def misfit(fit: Appearance, band: Band, shape: tuple[int, ...]) -> tuple[float, Values]:
+    """Power of the residual's sums over blocks as a multiple of that of white noise, at least 1.
+
+    Voxels of white noise add up like a random walk, E[(Σ ω r)²] = Σ (ω r)²; correlated noise,
+    texture, neighbours and a wrong profile leave residuals that add up faster. Of the whole band
+    and in a Gaussian window around its voxels (n,); the window's is believed as far as the whole
+    is beyond white noise, which makes few blocks differ by chance.
+    """
+    size = block_size(band.spacing, shape)
+    sums = np.zeros((5, *(-(-np.array(shape) // size))))
+    own = fit.weight * fit.residual
+    kernels.block_sums(band.index, size, np.ones_like(own), own, own, sums)
+    together, alone = np.square(sums[1]), sums[2]
+    whole = formulas.excess(float(together.sum()), float(alone.sum()))
+    width = MISFIT_LENGTH * max(band.spacing) / (size * np.asarray(band.spacing))
+    local = _smoothed(np.stack([together, alone]), width)
+    share = local[0] / np.maximum(local[1], 1e-12 * max(float(alone.max()), 1e-300))
+    here = np.empty(len(own))
+    sample_at(share, np.zeros_like(band.index), (band.index + 0.5) / size - 0.5, here)
+    return whole, 1.0 + (1.0 - 1.0 / whole) * np.maximum(here - 1.0, 0.0)
+
+
 def noise_parts(image: NDArray) -> int:
     """Tell a magnitude image, which has two noisy parts and no value below zero, from others."""
     return 2 if float(image.min()) >= 0.0 else 1
@@ -156,8 +185,7 @@ def _local_means(
     length_mm: float,
 ) -> tuple[Values, Values]:
     """Weighted regression I ~ μ_out + D P in a Gaussian window of the given s.d."""
-    size = np.maximum(np.round(BLOCK * max(band.spacing) / np.array(band.spacing)), 1)
-    size = np.minimum(size, shape).astype(np.int64)
+    size = block_size(band.spacing, shape)
     sums = np.zeros((5, *(-(-np.array(shape) // size))))
     kernels.block_sums(band.index, size, weight, inside, samples, sums)
     width = length_mm / (size * band.spacing)

@@ -21,6 +21,7 @@ from .solvers.watch import mean_radius
 
 FILE = "wall_calibration.json"
 MARGIN = 1.5  # a case may lie this factor outside the classes and still count as calibrated
+EXPLAINED = 1.5  # misfit above which an image is none like those of the phantoms, whose is one
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,15 +85,16 @@ def shipped() -> Calibration:
 def calibrated(refinement: Refinement, table: Calibration | None = None) -> Refinement:
     """Scale the standard deviation of a refined 3-D wall and state what it covers.
 
-    Outside the classes of the table and in 2-D the refinement comes back as it is, and the prior
-    says that it is not calibrated. It holds for the default settings and the network named in the
+    Outside the classes of the table, in 2-D and where the image shows more than the model explains
+    the refinement comes back as it is, and the prior says that it is not calibrated. It holds for the default settings and the network named in the
     table alone: the caller sees to that.
     """
     table = table or shipped()
     grid, known = refinement.level_set.grid, refinement.estimates
     radius = mean_radius_voxels(refinement)
     snr = known.get("wall_snr", 0.0)
-    if grid.ndim != 3 or not table.covers(snr, radius):
+    unlike = known.get("misfit", 1.0) > EXPLAINED
+    if grid.ndim != 3 or unlike or not table.covers(snr, radius):
         return refinement
     estimates = {
         "coverage_2sigma": table.coverage_2sigma,

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from vesselseg import metrics, phantoms
+from vesselseg import metrics, phantoms, synth
 from vesselseg.errors import DataError, NoInterfaceError, NumericalError
 from vesselseg.fields import LevelSet, StopReason, Volume
 from vesselseg.grid import Grid
+from vesselseg.solvers import step
 from vesselseg.solvers.refine import at_rest, refine
 from vesselseg.solvers.settings import RefineSettings
 from vesselseg.solvers.watch import volume_mm, watch_volume
@@ -97,6 +98,42 @@ def test_with_noise_the_wall_beats_start_and_isosurface_and_knows_its_error():
     one, two = np.mean(covered, axis=0)
     assert 0.6 <= one <= 0.8
     assert 0.9 <= two <= 0.99
+
+
+def seen_by(model, seed):
+    """Coverage of one and two s.d. and the misfit of a torus from a start of 0.35 voxel rms."""
+    shape = phantoms.make("torus", radius=4.0)
+    grid = shape.grid(1.0)
+    phi, image = shape.phi(grid), render_phantom(shape, grid, model, seed)
+    off = synth.perturbed(phi, grid, 0.35, seed)
+    sigma = np.full(phi.shape, 0.35, np.float32)
+    result = refine(LevelSet(np.clip(off, -4.5, 4.5).astype(np.float32), grid, 4.5, sigma), image)
+    cover = metrics.coverage(result.level_set.phi_mm, phi, result.sigma_mm, grid)
+    return cover["within_2"], result.estimates["misfit"]
+
+
+def test_white_noise_is_no_misfit():
+    """SNR 6, with a bias field, Gaussian and Rician."""
+    for kind in ("gaussian", "rician"):
+        assert seen_by(ForwardModel(snr=6.0, noise=kind, bias=0.1), 0)[1] <= 1.1
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ForwardModel(snr=6.0, correlated=0.7, noise_length=2.0),
+        ForwardModel(snr=12.0, neighbours=12),
+    ],
+    ids=["correlated noise", "neighbours"],
+)
+def test_an_image_that_shows_more_than_the_model_is_trusted_less(model, monkeypatch):
+    """The share of the wall beyond two s.d. is at least halved, over two draws."""
+    honest = [seen_by(model, seed) for seed in range(2)]
+    assert min(misfit for _, misfit in honest) >= 2.0
+    monkeypatch.setattr(step, "misfit", lambda look, *_: (1.0, np.ones_like(look.weight)))
+    sure = [seen_by(model, seed) for seed in range(2)]
+    beyond, before = (1.0 - np.mean([two for two, _ in given]) for given in (honest, sure))
+    assert beyond <= 0.5 * before
 
 
 def test_where_the_image_shows_nothing_the_standard_deviation_is_the_starts():

@@ -5,7 +5,8 @@ import pytest
 from scipy.integrate import quad
 
 from vesselseg import phantoms
-from vesselseg.cuda_kernels.displacement import pin_strength, posterior_sigma
+from vesselseg.cuda_kernels.appearance import excess
+from vesselseg.cuda_kernels.displacement import doubted_sigma, pin_strength, posterior_sigma
 from vesselseg.fields import LevelSet
 from vesselseg.solvers.band import make_band
 from vesselseg.solvers.refine import pose
@@ -42,6 +43,21 @@ def test_more_information_or_stiffness_means_less_variance(dims):
     values = posterior_sigma(KNOWN, stiffness, dims)
     assert np.all(np.diff(values) < 0.0)
     assert np.all(posterior_sigma(KNOWN, 2.0 * stiffness, dims) < values)
+
+
+def test_an_image_that_is_explained_is_not_doubted_and_doubt_brings_back_the_start():
+    sigma, before = np.array([0.05, 0.1]), np.array([0.3, 0.4])
+    assert doubted_sigma(sigma, before, 1.0) == pytest.approx(sigma, rel=1e-12)
+    misfits = (1.0, 1.5, 4.0, 20.0)
+    doubted = np.array([doubted_sigma(sigma, before, m) for m in misfits])
+    assert np.all(np.diff(doubted, axis=0) > 0.0)
+    nothing = doubted_sigma(np.zeros(2), before, 1e12)  # no noise at all, and all of it wrong
+    assert nothing == pytest.approx(before, rel=1e-6)
+
+
+def test_a_perfect_fit_and_one_better_than_white_noise_have_no_misfit():
+    assert excess(0.0, 0.0) == excess(0.5, 1.0) == 1.0
+    assert excess(6.0, 2.0) == 3.0
 
 
 def test_information_of_a_wall_is_the_summed_squared_slope():

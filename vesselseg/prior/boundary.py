@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field as Bounded
 
 from .. import __version__
+from ..calibration import EXPLAINED
 from ..config import Settings
 from ..errors import ConfigError, DataError, printable
 from ..fields import Probability, Refinement, Volume
@@ -485,7 +486,11 @@ def _doubts(
     refinement: Refinement, flow: Flow | None, flow_settings: FlowSettings
 ) -> dict[str, bool]:
     """Say what is to be doubted of a refinement and a flow, and whether it is so."""
+    misfit = refinement.estimates.get("misfit", 1.0)
     return {
+        "the image shows more than blood, surroundings and white noise near the wall (misfit "
+        f"{misfit:.3g}): the standard deviation falls back on that of the start": misfit
+        > EXPLAINED,
         "the standard deviation is not calibrated": not refinement.estimates.get("calibrated"),
         f"the refinement did not converge: {refinement.reason.value}": not refinement.converged,
         UNKNOWN_CYCLE: flow is not None and len(flow.u_ms) > 1 and not flow_settings.rr_s,
