@@ -212,8 +212,8 @@ def posterior(problem: Problem, state: State) -> tuple[NDArray, NDArray, dict[st
     view = see(problem, band, state.psf)
     precision = np.maximum(view.known, 0.0) + view.prior.pin
     core_sigma = formulas.posterior_sigma(precision, view.prior.stiffness, problem.wall_dims)
-    wholes, heres = zip(*(misfit(look, band, problem.image.shape) for look in view.looks))
-    worst = np.maximum.reduce(heres)[: band.core]
+    misfits = [misfit(look, band, problem.image.shape) for look in view.looks]
+    worst = np.maximum.reduce([here for _, here in misfits])[: band.core]
     core_sigma = formulas.doubted_sigma(core_sigma, sigma_at(problem, band), worst)
     core_sigma = np.hypot(core_sigma, SIGMA_FLOOR * problem.unit)
     sigma = band.spread(core_sigma, float(np.median(core_sigma)))
@@ -223,7 +223,7 @@ def posterior(problem: Problem, state: State) -> tuple[NDArray, NDArray, dict[st
         "contrast": contrast,
         "wall_snr": contrast / noise,
         "psf_voxels": state.psf,
-        "misfit": max(wholes),
+        "misfit": max(whole for whole, _ in misfits),
         "stiffness": float(np.median(view.prior.stiffness)),
     }
     distance = np.clip(band.distance_field, -problem.band_mm, problem.band_mm)

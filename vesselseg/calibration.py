@@ -86,8 +86,8 @@ def calibrated(refinement: Refinement, table: Calibration | None = None) -> Refi
     """Scale the standard deviation of a refined 3-D wall and state what it covers.
 
     Outside the classes of the table, in 2-D and where the image shows more than the model explains
-    the refinement comes back as it is, and the prior says that it is not calibrated. It holds for the default settings and the network named in the
-    table alone: the caller sees to that.
+    the refinement comes back as it is, and the prior says that it is not calibrated. It holds for
+    the default settings and the network named in the table alone: the caller sees to that.
     """
     table = table or shipped()
     grid, known = refinement.level_set.grid, refinement.estimates
