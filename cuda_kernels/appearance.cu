@@ -212,6 +212,47 @@ __global__ void choose_psf(const double *blurs, const double *costs, double *psf
     *psf = clamped(vertex, blurs[0], blurs[n - 1]);
 }
 
+// out = a b.
+__global__ void product(const double *a, const double *b, double *out, const int *count) {
+    for (int e = first_entry(); e < *count; e += entry_step()) out[e] = a[e] * b[e];
+}
+
+// Powers of sums over blocks, in moments (blocks, 5) of weight one: the sum squared takes the place of
+// the sum of P. Raise most to the largest sum of P^2; most starts at zero.
+__global__ void square_sums(double *moments, double *most, int n) {
+    double high = 0.0;
+    for (int m = first_entry(); m < n; m += entry_step()) {
+        moments[5 * m + 1] *= moments[5 * m + 1];
+        high = max(high, moments[5 * m + 2]);
+    }
+    high = block_max(high);
+    if (threadIdx.x == 0)
+        atomicMax((unsigned long long *)most, (unsigned long long)__double_as_longlong(high));
+}
+
+// Ratio of the powers of square_sums in each window; without any power of its own, small.
+__global__ void window_excess(const double *wide, const double *most, double *out, int n) {
+    const double least = 1e-12 * max(*most, 1e-300);
+    for (int m = first_entry(); m < n; m += entry_step())
+        out[m] = wide[5 * m + 1] / max(wide[5 * m + 2], least);
+}
+
+// Misfit at the voxels, linear between the centres of blocks of size b*, believed as far as that of
+// the whole (5,) is beyond one; the largest of the images, as is that of the whole in most.
+__global__ void misfit_at(const double *blocks, const int *index, const double *whole, bool first,
+                          double *misfit, double *most, const int *count, int nbz, int nby, int nbx,
+                          int bz, int by, int bx) {
+    const double all = whole[1] > 0.0 ? max(whole[1] / max(whole[2], 1e-300), 1.0) : 1.0;
+    for (int e = first_entry(); e < *count; e += entry_step()) {
+        const double z = (index[3 * e] + 0.5) / bz - 0.5, y = (index[3 * e + 1] + 0.5) / by - 0.5;
+        const double x = (index[3 * e + 2] + 0.5) / bx - 0.5;
+        const double here = trilinear(blocks, z, y, x, nbz, nby, nbx);
+        const double found = 1.0 + (1.0 - 1.0 / all) * max(here - 1.0, 0.0);
+        misfit[e] = first ? found : max(misfit[e], found);
+    }
+    if (first_entry() == 0) *most = first ? all : max(*most, all);
+}
+
 // Precision of a displacement and its gradient at each voxel, added to those of other images.
 __global__ void inform(const double *slope, const double *contrast, const double *weight,
                        const double *residual, const double *facts, bool first, double *precision,

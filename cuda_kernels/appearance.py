@@ -131,6 +131,16 @@ def excess(together: float, alone: float) -> float:
     return max(together / max(alone, 1e-300), 1.0) if together > 0.0 else 1.0
 
 
+def window_excess(together: Array, alone: Array, most: float) -> Array:
+    """Ratio of two powers in windows; small where there is next to none of the ``most`` alone."""
+    return np.asarray(together / np.maximum(alone, 1e-12 * max(most, 1e-300)))
+
+
+def believed(here: Array, whole: float) -> Array:
+    """Return misfits of windows, at least one, as far as that of the whole is beyond one."""
+    return np.asarray(1.0 + (1.0 - 1.0 / whole) * np.maximum(here - 1.0, 0.0))
+
+
 def weigh(
     residual: Array, contrast: Array, spread: Array, own: Array, noise: float, peak: float
 ) -> Array:

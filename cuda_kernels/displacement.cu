@@ -103,15 +103,18 @@ __global__ void move_wall(const int *voxels, const double *phi, const double *st
     if (threadIdx.x == 0) atomicMax(most, high);
 }
 
-// S.d. of the wall's position for a precision known + pin and a stiffness, with a floor.
+// S.d. of the wall's position for a precision known + pin and a stiffness, doubted as far as the
+// images show a misfit, with a floor; before is that of the start.
 __global__ void wall_sigma(const double *known, const double *pin, const double *stiffness,
-                           double floor, int dims, double *sigma, const int *count) {
+                           const double *before, const double *misfit, double floor, int dims,
+                           double *sigma, const int *count) {
     for (int m = first_entry(); m < *count; m += entry_step()) {
         const double p = known[m] + pin[m], t = stiffness[m];
         const double s = dims == 2
                              ? 1.0 / sqrt(sqrt(64.0 * p * t))
                              : 1.0 / sqrt(2.82842712474619009760 * sqrt(p * sqrt(p)) * sqrt(sqrt(t)));
-        sigma[m] = sqrt(s * s + floor * floor);
+        const double b = before[m], v = misfit[m];
+        sigma[m] = sqrt(v * s * s + (1.0 - 1.0 / v) * b * b + floor * floor);
     }
 }
 

@@ -149,10 +149,10 @@ def misfit(fit: Appearance, band: Band, shape: tuple[int, ...]) -> tuple[float, 
     whole = formulas.excess(float(together.sum()), float(alone.sum()))
     width = MISFIT_LENGTH * max(band.spacing) / (size * np.asarray(band.spacing))
     local = _smoothed(np.stack([together, alone]), width)
-    share = local[0] / np.maximum(local[1], 1e-12 * max(float(alone.max()), 1e-300))
+    share = formulas.window_excess(local[0], local[1], float(alone.max()))
     here = np.empty(len(own))
     sample_at(share, np.zeros_like(band.index), (band.index + 0.5) / size - 0.5, here)
-    return whole, 1.0 + (1.0 - 1.0 / whole) * np.maximum(here - 1.0, 0.0)
+    return whole, formulas.believed(here, whole)
 
 
 def noise_parts(image: NDArray) -> int:

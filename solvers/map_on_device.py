@@ -37,7 +37,7 @@ from .on_device import (
 from .start_on_device import Bring, borrowed, kind_of, launch_start, survey, watch_over
 from .step import Problem
 from .watch import bound_mm, lost, vessel_lost
-from .window_on_device import Window, window_for
+from .window_on_device import Window, through, window_for
 
 ROOM = 1.5  # entries to make room for, in voxels of the first band
 LEAST_ROOM = 1024
@@ -158,6 +158,7 @@ class Map:
     layers: Layers
     numbers: Numbers
     window: Window
+    doubt: Window  # the same blocks, as wide as residuals are judged
     means: Array  # outer intensity and contrast of its blocks
     ranks: Ranks
     work: conjugate.Work
@@ -180,7 +181,7 @@ LISTS = (
     "phi", "kappa", "bend", "raw", "inside", "slope", "own", "samples",
     "long_inside", "long_slope", "spread", "trust", "scaled", "strength",
     "precision", "gradient", "along", "core_precision", "core_gradient", "known", "rough", "detail",
-    "moved", "sigma", "stiffness", "pin", "total", "weight", "load", "pull", "rhs", "x",
+    "moved", "sigma", "misfit", "stiffness", "pin", "total", "weight", "load", "pull", "rhs", "x",
 )  # fmt: skip
 
 
@@ -200,6 +201,7 @@ def map_for(device: Device, problem: Problem, parts: int, room: int) -> Map:
     unit = step.ROUGH * problem.unit
     lengths = [xp.asarray(displacement.sheet_scale(x, problem.spacing)) for x in (unit, 1.0)]
     window = window_for(problem, box, appearance.BLOCK, channels=5)
+    doubt = through(window, box, appearance.MISFIT_LENGTH * max(problem.spacing))
     ints = {name: box.empty(room, dtype=np.int32) for name in ("voxels", "owner", "head", "next")}
     ints |= {
         "index": box.empty(room, 3, dtype=np.int32),
@@ -214,7 +216,8 @@ def map_for(device: Device, problem: Problem, parts: int, room: int) -> Map:
         "one": xp.ones(room),
     }
     scalars = {
-        name: box.zeros(1, dtype=np.float64) for name in ("zero", "median", "deviation", "size")
+        name: box.zeros(1, dtype=np.float64)
+        for name in ("zero", "median", "deviation", "size", "most")
     }
     scalars |= {
         "psf": xp.empty(1),
@@ -226,7 +229,7 @@ def map_for(device: Device, problem: Problem, parts: int, room: int) -> Map:
     }
     to = Map(
         here, box, room, looks, sigma, start, box.empty(), box.empty(), box.empty(),
-        layers_for(box), numbers, window, box.empty(2, window.count, dtype=np.float64),
+        layers_for(box), numbers, window, doubt, box.empty(2, window.count, dtype=np.float64),
         ranks_for(box), conjugate.work(xp, room, displacement.MAX_CG), (lengths[0], lengths[1]),
         fit_for(box, room), fit_for(box, room), ints, lists, scalars, box.empty(dtype=np.float64),
     )  # fmt: skip
@@ -419,6 +422,22 @@ def launch_psf(to: Map) -> None:
     launch("choose_psf", known["blurs"], known["costs"], known["psf"], known["costs"].size)
 
 
+def launch_misfit(to: Map, fit: Fit, first: bool) -> None:
+    """Judge the residual of an image; keep the largest misfit of the images: ``misfit``."""
+    at, ints, launch, window = to.lists, to.ints, to.box.device.launch, to.doubt
+    (count, core), known = to.band, to.scalars
+    launch("product", fit.weight, fit.residual, at["scaled"], count)
+    launch("block_sums", ints["label"], at["one"], at["scaled"], at["scaled"], window.sums[0],
+           *to.box.shape, *window.size)  # fmt: skip
+    to.box.clear(known["most"])
+    launch("square_sums", window.sums[0], known["most"], window.count)
+    launch("total", window.sums[0], window.whole, window.count, 5)
+    share = to.means[0]
+    launch("window_excess", window.filtered(to.box.device), known["most"], share, window.count)
+    launch("misfit_at", share, ints["index"], window.whole, first, at["misfit"],
+           known["estimates"][1:2], core, *window.blocks, *window.size)  # fmt: skip
+
+
 # --- the displacement ---------------------------------------------------------------------------
 
 
@@ -432,8 +451,11 @@ def launch_smooth(to: Map, values: Array, x: Array) -> None:
     )  # fmt: skip
 
 
-def launch_view(to: Map) -> None:
-    """Fit the images to a wall and gather what they say of its displacement: ``step.see``."""
+def launch_view(to: Map, judge: bool = False) -> None:
+    """Fit the images to a wall and gather what they say of its displacement: ``step.see``.
+
+    Judge the fits as well; the next image takes their room.
+    """
     at, ints, launch, (count, core) = to.lists, to.ints, to.box.device.launch, to.band
     for n, look in enumerate(to.looks):
         fit = launch_appearance(to, look, to.scalars["psf"])
@@ -442,6 +464,8 @@ def launch_view(to: Map) -> None:
         if n == 0:
             # Its distance from zero, so that the sign of the contrast does not matter.
             launch_ranked(to, fit.contrast, core, to.numbers.contrast, centre=to.scalars["zero"])
+        if judge:
+            launch_misfit(to, fit, n == 0)
     to.box.device.launch("copy<double>", to.looks[0].facts, to.numbers.facts, 3)
     to.box.clear(ints["head"])
     launch("chain_owners", ints["owner"], ints["head"], ints["next"], count)
@@ -519,9 +543,9 @@ def launch_posterior(to: Map) -> None:
     at, box, problem, (count, core) = to.lists, to.box, to.problem, to.band
     launch, median, unit = box.device.launch, to.scalars["median"], problem.unit
     launch_band(to, to.phi)
-    launch_view(to)
-    launch("wall_sigma", at["known"], at["pin"], at["stiffness"], step.SIGMA_FLOOR * unit,
-           problem.wall_dims, at["x"], core)  # fmt: skip
+    launch_view(to, judge=True)
+    launch("wall_sigma", at["known"], at["pin"], at["stiffness"], at["sigma"], at["misfit"],
+           step.SIGMA_FLOOR * unit, problem.wall_dims, at["x"], core)  # fmt: skip
     launch_ranked(to, at["stiffness"], core, to.scalars["estimates"][0:1])
     launch_ranked(to, at["x"], core, median)
     launch_at_wall(to, at["x"], core, at["raw"], median)
@@ -628,10 +652,12 @@ def _refined(to: Map, problem: Problem, rests: Rests, progress: Progress, bring:
 def estimated(to: Map, array: NDArray[np.float64]) -> dict[str, float]:
     """Read what was estimated on the way, from the numbers of the last view."""
     contrast, noise = float(array[3]), float(array[4])
+    stiffness, misfit = (float(x) for x in to_host(to.box.device, to.scalars["estimates"]))
     return {
         "noise": noise,
         "contrast": contrast,
         "wall_snr": contrast / noise,
         "psf_voxels": float(to_host(to.box.device, to.scalars["psf"])[0]),
-        "stiffness": float(to_host(to.box.device, to.scalars["estimates"])[0]),
+        "misfit": misfit,
+        "stiffness": stiffness,
     }

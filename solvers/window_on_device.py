@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,21 +45,23 @@ class Window:
 
 def window_for(problem: Problem, box: Box, block: float, channels: int) -> Window:
     """Make room for sums over blocks of so many largest spacings, ``means_length`` about each."""
-    spacing, xp = np.array(problem.spacing), box.device.xp
+    spacing = np.array(problem.spacing)
     size = np.maximum(np.round(block * spacing.max() / spacing), 1)
     size = np.minimum(size, box.shape).astype(int)
     blocks = tuple(int(n) for n in -(-np.array(box.shape) // size))
-    width = problem.settings.means_length * problem.unit / (size * spacing)
     sums = tuple(box.empty(math.prod(blocks), channels, dtype=np.float64) for _ in range(2))
-    return Window(
-        tuple(int(n) for n in size),
-        blocks,
-        tuple(xp.asarray(gaussian(w)) for w in width),
-        # A Gaussian window of this width holds about (2π)^(d/2) σ^d blocks.
-        float(np.prod(np.sqrt(2.0 * np.pi) * np.maximum(width, 0.4))),
-        box.empty(channels, dtype=np.float64),
-        (sums[0], sums[1]),
-    )
+    whole = box.empty(channels, dtype=np.float64)
+    bare = Window(tuple(int(n) for n in size), blocks, (), 0.0, whole, (sums[0], sums[1]))
+    return through(bare, box, problem.settings.means_length * problem.unit)
+
+
+def through(window: Window, box: Box, length: float) -> Window:
+    """Return the same sums in the same room, seen through a Gaussian of another s.d., mm."""
+    width = length / (np.array(window.size) * box.spacing)
+    weights = tuple(box.device.xp.asarray(gaussian(w)) for w in width)
+    # A Gaussian window of this width holds about (2π)^(d/2) σ^d blocks.
+    volume = float(np.prod(np.sqrt(2.0 * np.pi) * np.maximum(width, 0.4)))
+    return replace(window, weights=weights, volume=volume)
 
 
 def gaussian(width: float, *, derivative: bool = False) -> NDArray[np.float64]:

@@ -147,6 +147,50 @@ def _inform(phi: Array, width: float, rng: np.random.Generator) -> Example:
     return Example(args, lambda args: args[6:8], expected, phi.size, tolerance)
 
 
+def _product(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    a, b = rng.normal(size=(2, phi.size))
+    args = (a, b, unset(phi.size, float), counted(phi.size))
+    return Example(args, lambda args: (args[2],), (a * b,), phi.size)
+
+
+def _square_sums(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    moments = rng.normal(size=(phi.size // 4, 5))
+    expected = moments.copy()
+    expected[:, 1] = np.square(moments[:, 1])
+    most = moments[:, 2].max(initial=0.0, keepdims=True)
+    args = (moments, np.zeros(1), len(moments))
+    return Example(args, lambda args: args[:2], (expected, most), len(moments))
+
+
+def _window_excess(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    """Judge windows of which some hold nothing, or none anything where no list is asked for."""
+    wide = rng.random((phi.size // 4, 5)) * (width > 0)
+    wide[::3, 1:3] = 0.0
+    most = float(wide[:, 2].max(initial=0.0))
+    expected = appearance.window_excess(wide[:, 1], wide[:, 2], most)
+    args = (wide, np.array([most]), unset(len(wide), float), len(wide))
+    tolerance = 1e-15 * max(1.0, float(expected.max(initial=0.0)))
+    return Example(args, lambda args: (args[2],), (expected,), len(wide), tolerance)
+
+
+def _misfit_at(phi: Array, width: float, rng: np.random.Generator) -> Example:
+    """Judge a second image, or the only one, of noise alone, where no list is asked for."""
+    at = listed(phi, width, rng)
+    n, first, size = len(at.index), width < 0, np.minimum((2, 4, 3), phi.shape)
+    blocks = tuple(int(b) for b in -(-np.array(phi.shape) // size))
+    share, before = 3.0 * rng.random(blocks), 1.0 + rng.random(n)
+    powers = (0.0, 0.0) if first else (6.0, 2.5)
+    whole, here = appearance.excess(*powers), np.empty(n)
+    where = (at.index + 0.5) / size - 0.5
+    closest_point.sample_at(share, np.zeros_like(at.index), where, here)
+    found = appearance.believed(here, whole)
+    expected = found if first else np.maximum(before, found), np.array([whole])
+    known = (unset(n, float), unset(1, float)) if first else (before, np.array([1.5]))
+    given = share, at.index, np.array([np.nan, *powers, np.nan, np.nan]), first
+    args = (*given, *known, counted(n), *blocks, *(int(b) for b in size))
+    return Example(args, lambda args: args[4:6], expected, n, 1e-13)
+
+
 EXAMPLES = {
     "blurred_flow": _blurred_flow,
     "begin_fit": _begin_fit,
@@ -161,4 +205,8 @@ EXAMPLES = {
     "cost_sums": _cost_sums,
     "choose_psf": _choose_psf,
     "inform": _inform,
+    "product": _product,
+    "square_sums": _square_sums,
+    "window_excess": _window_excess,
+    "misfit_at": _misfit_at,
 }

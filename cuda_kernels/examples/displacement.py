@@ -98,11 +98,13 @@ def _move_wall(phi: Array, width: float, rng: np.random.Generator) -> Example:
 
 def _wall_sigma(phi: Array, width: float, rng: np.random.Generator) -> Example:
     n, dims = phi.size, 2 if width > 0 else 1
-    known, pin, stiffness = rng.random((3, n)) + 0.01
-    expected = np.hypot(displacement.posterior_sigma(known + pin, stiffness, dims), 0.1)
-    args = (known, pin, stiffness, 0.1, dims, unset(n, float), counted(n))
+    known, pin, stiffness, before = rng.random((4, n)) + 0.01
+    misfit = 1.0 + np.maximum(rng.normal(size=n), 0.0)
+    sigma = displacement.posterior_sigma(known + pin, stiffness, dims)
+    expected = np.hypot(displacement.doubted_sigma(sigma, before, misfit), 0.1)
+    args = (known, pin, stiffness, before, misfit, 0.1, dims, unset(n, float), counted(n))
     tolerance = 1e-13 * float(expected.max())
-    return Example(args, lambda args: (args[5],), (expected,), n, tolerance)
+    return Example(args, lambda args: (args[7],), (expected,), n, tolerance)
 
 
 def _fill(phi: Array, width: float, rng: np.random.Generator) -> Example:
