@@ -47,6 +47,11 @@ class FlowSettings(Settings):
         Length of the heart cycle; 0 = unknown.
     nu, nu_std, rho : float
         Kinematic viscosity of the fluid and its s.d., m²/s, and density, kg/m³.
+    model : "newtonian" or "carreau"
+        Of "carreau" ``nu`` is that at high shear rates γ: ν + (ν₀ - ν)(1 + (λγ)²)^((n-1)/2).
+    nu_zero, relaxation_s, exponent : float
+        ν₀ in m²/s, λ in s and n of "carreau"; by default those of blood (Cho & Kensey,
+        Biorheology 28 (1991) 241, at 1060 kg/m³).
     """
 
     unwrap: bool = True
@@ -58,6 +63,18 @@ class FlowSettings(Settings):
     nu: float = Bounded(3.3e-6, gt=0.0, le=1.0)
     nu_std: float = Bounded(0.3e-6, ge=0.0, le=1.0)
     rho: float = Bounded(1060.0, gt=0.0, le=1e5)
+    model: Literal["newtonian", "carreau"] = "newtonian"
+    nu_zero: float = Bounded(5.28e-5, gt=0.0, le=1.0)
+    relaxation_s: float = Bounded(3.313, gt=0.0, le=1e3)
+    exponent: float = Bounded(0.3568, gt=0.0, le=1.0)
+
+    def fluid(self) -> dict[str, Any]:
+        """Return what a prior says of the fluid, by the names of its attributes."""
+        facts = {"nu_mean": self.nu, "nu_std": self.nu_std, "rho": self.rho, "model": self.model}
+        if self.model == "newtonian":
+            return facts
+        names = ("nu_zero", "relaxation_s", "exponent")
+        return facts | {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,33 +67,42 @@ def second_difference(phi: Floats, axis: int, revolved: bool = False) -> Floats:
     return found
 
 
-def mean_curvature(
+def curvatures(
     phi: Floats,
     gradients: list[Floats],
     spacing: tuple[float, ...],
     where: Flags,
     rows: Floats | None = None,
-) -> NDArray[np.float32]:
-    """Return div(∇φ/‖∇φ‖) = (tr H - nᵀHn)/‖∇φ‖ where asked, zero elsewhere.
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the sum and the product of the principal curvatures where asked, zero elsewhere.
 
-    ``rows``, the distances from an axis of revolution in rows, add n_r / r.
+    The sum is div n = (tr H - nᵀHn)/‖∇φ‖, the product nᵀ adj(H) n/‖∇φ‖² (Goldman, Comput. Aided
+    Geom. Des. 22 (2005) 632, eq. 4.1). ``rows``, the distances from an axis of revolution in rows,
+    say that the second principal curvature is n_r / r; without it the product is 0 in 2-D.
     """
     part = np.stack([g[where] for g in gradients]).astype(np.float64)
     norm = np.maximum(np.sqrt(np.sum(part**2, axis=0)), 0.5)  # a ridge has no normal
-    unit = part / norm
-    total = np.zeros(part.shape[1])
+    n = part / norm
+    second = {}
     for a, h in enumerate(spacing):
-        bend = second_difference(phi, a, rows is not None)[where]
-        total += bend / h**2 * (1.0 - unit[a] ** 2)
+        second[a, a] = second_difference(phi, a, rows is not None)[where] / (h**2 * norm)
     for a, b in itertools.combinations(range(phi.ndim), 2):
-        mixed = np.gradient(gradients[a], spacing[b], axis=b)[where]
-        total -= 2.0 * unit[a] * unit[b] * mixed
-    result = np.zeros(phi.shape, dtype=np.float32)
-    result[where] = total / norm
+        mixed = np.gradient(gradients[a], spacing[b], axis=b)[where] / norm
+        second[a, b] = second[b, a] = mixed
+    total, product = np.zeros(part.shape[1]), np.zeros(part.shape[1])
+    for a in range(phi.ndim):
+        total += second[a, a] * (1.0 - n[a] ** 2)
+    for a, b in itertools.combinations(range(phi.ndim), 2):
+        total -= 2.0 * n[a] * n[b] * second[a, b]
+    for a, b, c in ((0, 1, 2), (1, 2, 0), (2, 0, 1)) if phi.ndim == 3 else ():
+        product += n[c] ** 2 * (second[a, a] * second[b, b] - second[a, b] ** 2)
+        product += 2.0 * n[a] * n[b] * (second[a, c] * second[b, c] - second[a, b] * second[c, c])
     if rows is not None:
-        row = np.broadcast_to(rows[:, None], phi.shape)[where]
-        result[where] += unit[0] / (row * spacing[0])
-    return result
+        around = n[0] / (np.broadcast_to(rows[:, None], phi.shape)[where] * spacing[0])
+        total, product = total + around, total * around
+    found = np.zeros((2, *phi.shape), dtype=np.float32)
+    found[:, where] = total, product
+    return found[0], found[1]
 
 
 def inner_fraction(

@@ -47,9 +47,9 @@ def torus(grid, ring, radius):
     return np.hypot(np.hypot(x, y) - ring, z) - radius
 
 
-def tube(grid, radius, direction):
+def tube(grid, radius, direction, middle=middle):
     axis = np.asarray(direction) / np.linalg.norm(direction)
-    offset = points(grid) - middle(grid)
+    offset = points(grid) - (middle(grid) if callable(middle) else middle)
     return np.linalg.norm(offset - (offset @ axis)[..., None] * axis, axis=-1) - radius
 
 

@@ -86,6 +86,10 @@ def test_curvature_is_that_of_the_swept_surface():
         found = prior.arrays["/surface/vertex_curvature"][wall]
         # of a distance, sampled where it is steep: second differences of 6 voxels' radius
         assert np.abs(found / exact - 1).max() < 0.06, name
+        near = np.abs(prior.phi_mean_m) < 0.7e-3
+        gauss = prior.arrays["/geometry/curvature_gauss"][near]
+        radius = 6.3e-3 + prior.phi_mean_m[near]  # of the level set through the sample
+        assert np.abs(gauss * radius**2 - (name == "sphere")).max() < 0.06, name
 
 
 def test_openings_are_discs_across_the_axis():

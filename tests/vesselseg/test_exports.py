@@ -167,6 +167,22 @@ def read_lbm(stem, facts):
     return np.concatenate(found), None
 
 
+def read_cutfem(stem, facts):
+    """Points of the edges between nodes at which phi = 0, taken for linear along them."""
+    with np.load(f"{stem}.npz") as file:
+        assert (str(file["unit"]), str(file["frame"])) == (facts["length_unit"], "RAS+")
+        phi, affine = file["phi"], file["node_to_ras"][:3] * MILLIMETRES[facts["length_unit"]]
+    found = []
+    for axis in range(3):
+        low, high = (np.moveaxis(phi, axis, 0)[s] for s in (slice(None, -1), slice(1, None)))
+        low, high = (np.moveaxis(part, 0, axis) for part in (low, high))
+        kji = np.argwhere((low < 0) != (high < 0))
+        share = low[tuple(kji.T)] / (low - high)[tuple(kji.T)]
+        found.append(kji + share[:, None] * np.eye(3)[axis])
+    ijk = np.concatenate(found)[:, ::-1]
+    return ijk @ affine[:, :3].T + affine[:, 3], None
+
+
 def read_npz(stem, facts):
     with np.load(f"{stem}.npz") as file:
         affine = file["ijk_to_ras"] * [[1e3], [1e3], [1e3], [1]]
@@ -242,7 +258,7 @@ def test_an_export_read_back_has_the_wall_where_it_is(prior, target, unit, tmp_p
     if callable(found):
         expected = on(AFFINE, prior.phi_mean_mm)(wall)
         assert np.abs(found(wall) - expected).max() < reach
-    elif target in ("lbm", "xdmf"):  # points of phi = 0 elsewhere than at the vertices
+    elif target in ("cutfem", "lbm", "xdmf"):  # points of phi = 0 elsewhere than at the vertices
         axis = GRID.affine[:3, 2] + 0.3 * GRID.affine[:3, 1]
         offset = found - make.middle(GRID)
         away = offset - np.outer(offset @ axis, axis) / (axis @ axis)
@@ -252,6 +268,38 @@ def test_an_export_read_back_has_the_wall_where_it_is(prior, target, unit, tmp_p
     else:
         assert cKDTree(found).query(wall)[0].max() < reach
         assert cKDTree(wall).query(found)[0].max() < reach
+
+
+def test_nodes_lie_at_the_corners_of_voxels_and_hold_the_distance(prior, tmp_path):
+    export(prior, "cutfem", tmp_path / "case", unit="mm")
+    with np.load(tmp_path / "case.npz") as file:
+        phi, affine = file["phi"], file["node_to_ras"]
+    assert phi.shape == tuple(n + 1 for n in GRID.shape_kji)
+    corner = AFFINE @ [-0.5, -0.5, -0.5, 1.0]
+    assert np.allclose(affine[:, 3], corner) and np.allclose(affine[:3, :3], AFFINE[:3, :3])
+    axis = AFFINE[:3, 2] + 0.3 * AFFINE[:3, 1]
+    exact = make.tube(Grid(phi.shape, affine), 5.0, axis, middle=make.middle(GRID))
+    assert np.abs(phi - exact)[np.abs(exact) < 1.5].max() < WITHIN * GRID.h_min
+    # back at the voxels by another spline, away from the box where that one knows no neighbours
+    inner = np.stack(np.indices(GRID.shape_kji)[(slice(None), *[slice(4, -4)] * 3)], axis=-1)
+    back = map_coordinates(phi, np.moveaxis(inner + 0.5, -1, 0), order=3)
+    kept = prior.phi_mean_mm[(slice(4, -4),) * 3]
+    assert np.abs(back - kept)[np.abs(kept) < 1.5].max() < WITHIN * GRID.h_min
+
+
+def test_nodes_of_a_half_plane_begin_on_the_axis(tmp_path):
+    grid = Grid((12, 26), AFFINE)
+    middle = AFFINE[:3, 3] - 0.5 * AFFINE[:3, 1] + 12.0 * AFFINE[:3, 0]
+    ball = np.linalg.norm(make.points(grid) - middle, axis=-1) - 5.0
+    export(make.prior(ball, grid, settings=PriorSettings(axis="i")), "cutfem", tmp_path / "case")
+    with np.load(tmp_path / "case.npz") as file:
+        phi, nodes = 1e3 * file["phi"], Grid((13, 27), file["node_to_ras"] * 1e3)
+    away = np.linalg.norm(make.points(nodes) - middle, axis=-1)
+    assert away[0].min() == pytest.approx(
+        0.45
+    )  # the axis: half a voxel before and after the ball's
+    near = np.abs(away - 5.0) < 1.5
+    assert near[0].any() and np.abs(phi - away + 5.0)[near].max() < WITHIN
 
 
 def test_gmsh_reads_the_groups(prior, tmp_path):

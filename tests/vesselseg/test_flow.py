@@ -9,6 +9,7 @@ import prior_builders as make
 import pytest
 
 from vesselseg import phantoms
+from vesselseg.config import resolve
 from vesselseg.errors import ConfigError, DataError
 from vesselseg.fields import LevelSet, Refinement, StopReason
 from vesselseg.flow import Flow, FlowSettings, averages, corrected, in_world, parse_speed, sigma_u
@@ -17,6 +18,8 @@ from vesselseg.io import read_flow, read_volume
 from vesselseg.pipeline import PipelineConfig, averaged
 from vesselseg.prior.boundary import BoundaryPrior
 from vesselseg.prior.check import check
+from vesselseg.prior.fields import traction_scale
+from vesselseg.prior.file import decode
 from vesselseg.solvers.refine import refine
 from vesselseg.solvers.settings import RefineSettings
 from vesselseg.synth.flow_mri import FlowModel, flow_scan
@@ -73,6 +76,36 @@ def flow_prior_clean():
     shape, grid, _, scans = tube_scan(1e4)
     volume, flow = scans[0]
     return BoundaryPrior.from_refinement(refined(shape, grid, 1e4), volume, None, flow=flow)
+
+
+def test_tractions_may_differ_by_what_the_flow_loses():
+    """Poiseuille: -dp/dx = 8 ν q / (π R⁴), between plates w apart 12 ν q / w³; nothing measured."""
+    prior, q = flow_prior(snr=8.0)
+    outlet, fast = prior.attributes["/boundary/outlet"], prior.openings["u_max_ms"].max()
+    length = np.ptp(prior.openings["centre_m"] @ prior.openings["normal_out"][0])
+    lost = 8 * 3.3e-6 * q * length / (np.pi * 4e-3**4)
+    assert outlet["g_o_mean"] == 0.0
+    assert outlet["sigma_go"] - fast**2 == pytest.approx(lost, rel=0.15)
+    assert "sigma_go" not in prior.attributes["/boundary/inlet"]
+    known = np.zeros(2, dtype=prior.openings.dtype)
+    known["q_mean_m3s"], known["u_max_ms"] = (-1e-3, 1e-3), 0.2
+    line = {
+        "/centerline/points": np.array([[0, 0, 0], [0.01, 0, 0], [0.03, 0, 0.0]]),
+        "/centerline/radius": np.full(3, 3e-3, dtype=np.float32),
+        "/centerline/edges": np.array([[0, 1], [1, 2]]),
+    }
+    slit = 0.2**2 + 12 * 3.3e-6 * 1e-3 / 6e-3**3 * 0.03
+    assert traction_scale(line, known, 3.3e-6, planar=True) == pytest.approx(slit, rel=1e-6)
+
+
+def test_the_fluid_is_stored_as_it_is_set():
+    plain = flow_prior()[0].attributes["/physics"]
+    assert dict(plain) == {"nu_mean": 3.3e-6, "nu_std": 0.3e-6, "rho": 1060.0, "model": "newtonian"}
+    blood = resolve(PipelineConfig, None, ["flow.model=carreau", "flow.nu_zero=6e-5"]).flow
+    thinning, _ = flow_prior(flow_settings=blood)
+    found = BoundaryPrior(*decode(thinning.to_bytes())).attributes["/physics"]
+    assert (found["model"], found["nu_zero"]) == ("carreau", 6e-5)
+    assert 0.0 < found["exponent"] < 1.0 < found["relaxation_s"]  # of blood: shear-thinning
 
 
 def test_profiles_vanish_on_the_rim_and_are_parabolic_inside():

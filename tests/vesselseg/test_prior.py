@@ -11,9 +11,11 @@ import pytest
 from vesselseg.errors import ConfigError, DataError, NoInterfaceError
 from vesselseg.fields import LevelSet, Probability, StopReason
 from vesselseg.grid import Grid
+from vesselseg.prior import fields
 from vesselseg.prior.boundary import BoundaryPrior, PriorSettings, without_paths
 from vesselseg.prior.check import check
 from vesselseg.prior.file import content_digest, decode
+from vesselseg.solvers import viscous_distance
 
 RIGHT = make.oblique((0.9, 1.0, 1.25))
 LEFT = make.oblique((0.9, 1.0, 1.25), left_handed=True)
@@ -297,6 +299,77 @@ def test_evidence_says_where_it_comes_from():
         prior = BoundaryPrior.from_refinement(make.refinement(phi, grid), volume, evidence)
         assert prior.attributes["/images/probability"]["source"] == source
         assert failures(prior) == []
+
+
+def test_the_spread_of_the_probability_is_that_of_a_wall_that_moves():
+    """To first order in the wall's s.d., a tenth of the width of the step: 2 % are left."""
+    grid = Grid(SHAPE, LEFT)
+    phi, sigma = make.sphere(grid, 6.0), 0.05
+    p, width = lambda away: 1.0 / (1.0 + np.exp(2.0 * away)), 2.0
+    sure = np.full(SHAPE, sigma)
+    evidence = Probability(p(phi), grid, "network-of-the-test", sigma_mm=sure)
+    volume, _ = make.scan(phi, grid)
+    prior = BoundaryPrior.from_refinement(make.refinement(phi, grid), volume, evidence)
+    moved = np.array([p(phi + sigma * x) for x in np.linspace(-3, 3, 61)])
+    weight = np.exp(-0.5 * np.linspace(-3, 3, 61) ** 2)
+    spread = np.sqrt(np.average((moved - np.average(moved, 0, weight)) ** 2, 0, weight))
+    near = np.abs(phi) < width
+    found = prior.arrays["/images/probability_std"]
+    assert np.abs(found / spread - 1)[near].max() < 0.03
+    wide = Probability(p(phi), grid, "network-of-the-test", sigma_mm=100.0 * sure)
+    prior = BoundaryPrior.from_refinement(make.refinement(phi, grid), volume, wide)
+    most = np.sqrt(p(phi) * (1 - p(phi)))
+    assert (prior.arrays["/images/probability_std"] <= most + 1e-6).all()
+    assert "/images/probability_std" not in make.small().arrays  # its evidence states none
+
+
+def test_the_viscous_distance_is_that_of_the_solver_and_can_be_left_out():
+    """P-31: metres are millimetres times a thousandth, to the rounding of float32."""
+    grid = Grid((20, 22, 24), LEFT)
+    phi = make.sphere(grid, 5.0)
+    for epsilon, settings in ((0.625, {}), (0.3, {"viscous_mm": 0.3})):
+        prior = make.prior(phi, grid, settings=PriorSettings(**settings))
+        stored = prior.attributes["/geometry/phi_viscous"]
+        assert (stored["epsilon_m"], stored["pinned"]) == (pytest.approx(epsilon * 1e-3), 1)
+        found = 1e3 * prior.arrays["/geometry/phi_viscous"].astype(float)
+        band = 5 * grid.h_max
+        exact = viscous_distance(prior.phi_mean_mm, grid.spacing_mm, epsilon, band_mm=band)
+        assert np.abs(found - exact).max() < 1e-4
+        deepest = prior.phi_mean_mm.argmin()
+        assert found.flat[deepest] > prior.phi_mean_mm.min() + 0.5 * epsilon  # the peak is round
+    none = make.prior(phi, grid, settings=PriorSettings(viscous_mm=0.0))
+    assert "/geometry/phi_viscous" not in none.arrays
+    assert failures(none) == []
+
+
+@pytest.mark.parametrize("affine", [UNIT, LEFT], ids=["unit", "oblique"])
+def test_gaussian_curvature_is_the_product_of_the_principal_ones(affine):
+    """Of the level set through the voxel, by second differences: O(h²) of its radius."""
+    grid = Grid((26, 34, 40), affine)
+    x, y, z = np.moveaxis(make.points(grid) - make.middle(grid), -1, 0)
+    ball, ring = np.sqrt(x * x + y * y + z * z), np.hypot(x, y)
+    tube = make.tube(grid, 6.0, affine[:3, 2] + 0.3 * affine[:3, 1])
+    away = np.hypot(ring - 11.0, z)  # from the circle in the middle of a torus
+    across = (ring - 11.0) / away  # the cosine of the angle to the outside
+    shapes = {
+        "ball": (ball - 7.0, 1.0 / ball**2),
+        "tube": (tube, np.zeros_like(tube)),
+        "torus": (away - 5.0, across / (away * ring)),
+    }
+    for name, (phi, exact) in shapes.items():
+        arrays, _ = fields.lumen(phi.astype(np.float32) * np.float32(1e-3), _metres(affine), 5e-3)
+        found = 1e-6 * arrays["/geometry/curvature_gauss"]
+        near = np.abs(phi) < grid.h_max
+        near &= np.pad(np.ones([n - 4 for n in grid.shape_kji], dtype=bool), 2)
+        error = np.abs(found - exact)[near]
+        assert error.mean() < 0.02 / 25 and error.max() < 0.1 / 25, name
+        assert not found[np.abs(phi) > 5.01].any()
+    inner = near & (across < -0.3)
+    assert (found[inner] < 0).all() and (found[near & (across > 0.3)] > 0).all()
+
+
+def _metres(affine):
+    return affine * np.array([[1e-3], [1e-3], [1e-3], [1.0]])
 
 
 def test_correlation_length_is_at_most_half_the_smallest_radius():

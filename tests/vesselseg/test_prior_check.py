@@ -1,5 +1,6 @@
 """Every invariant of a prior has a file that breaks it and nothing else."""
 
+import functools
 import json
 
 import numpy as np
@@ -76,6 +77,7 @@ MUTATIONS = {
     "2 euler": ({2}, stated("/geometry", euler=0)),
     "2 genus": ({2}, stated("/geometry", genus=1)),
     "3 slope": ({3}, steeper),
+    "3 viscous": ({3}, changed(geometry__phi_viscous=lambda v: -v)),
     "4 inward": ({4}, changed(geometry__normal=lambda n: -n)),
     "4 length": ({4}, changed(geometry__normal=lambda n: 1.01 * n)),
     "5 band": ({5}, changed(geometry__band_index=lambda b: b[:-1])),
@@ -101,6 +103,7 @@ MUTATIONS = {
 }
 
 
+@functools.cache
 def flowing():
     """A tube with openings and made-up flow."""
     grid = Grid.from_spacing((20, 20, 24), 1.0)
@@ -140,6 +143,9 @@ FLOWING = {
     "10 inward": ({10}, "error", table(normal_out=[-1.0, 0.0, 0.0])),
     "11 tilted": ({11}, "warning", table(normal_out=[0.966, 0.259, 0.0])),
     "11 edge": ({11}, "warning", table(at_fov_edge=0)),
+    "1 fluid": ({1}, "error", stated("/physics", model="bingham")),
+    "1 carreau": ({1}, "error", stated("/physics", model="carreau", nu_zero=5e-5)),
+    "15 traction": ({15}, "error", stated("/boundary/outlet", sigma_go=0.0)),
     "15 slip": ({15}, "error", moving_rim),
     "16 stated": ({16}, "error", stated("/quality", mass_balance=1e-4)),
     "16 leak": ({16}, "warning", table(q_mean_m3s=1e-3)),

@@ -49,6 +49,38 @@ def peclet(scene: Scene) -> Files:
     return {".npz": _npz(scene, arrays)}
 
 
+def cutfem(scene: Scene) -> Files:
+    """Write the distance at the corners of the voxels: one node more along every axis.
+
+    Values are those of the cubic spline through the samples, which goes on straight beyond the
+    outer ones, and evenly across an axis of revolution.
+    """
+    phi = np.asarray(scene.field("/geometry/phi_mean"), dtype=np.float64)
+    bound, node_to_ras = float(np.abs(phi).max()), scene.affine.copy()
+    for axis in range(phi.ndim):
+        phi = _at_nodes(phi, axis, even=scene.prior.axisymmetric and axis == 0)
+        node_to_ras[:3, 3] -= 0.5 * scene.affine[:3, axis]
+    arrays = {
+        "phi": np.clip(phi, -bound, bound) * scene.scale,
+        "node_to_ras": node_to_ras,
+        "spacing_ijk": np.array(scene.spacing),
+    }
+    return {".npz": _npz(scene, arrays)}
+
+
+def _at_nodes(values: NDArray[np.float64], axis: int, *, even: bool) -> NDArray[np.float64]:
+    """Return the values half a sample before, between and half a sample after the samples."""
+    from scipy.interpolate import make_interp_spline
+
+    first, second = (np.take(values, [n], axis) for n in (0, 1))
+    last, before = (np.take(values, [n], axis) for n in (-1, -2))
+    ghost = first if even else 2.0 * first - second
+    padded = np.concatenate([ghost, values, 2.0 * last - before], axis)
+    places = np.arange(-1, values.shape[axis] + 1)
+    spline = make_interp_spline(places, padded, k=3, axis=axis)
+    return np.asarray(spline(places[:-1] + 0.5))
+
+
 def lbm(scene: Scene) -> Files:
     """Write flags, link fractions and volume fractions of a lattice on the scan's grid.
 

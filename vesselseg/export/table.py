@@ -59,6 +59,7 @@ TARGETS = {
     "hemelb": Target(surfaces.hemelb, "m", XYZ, fixed=True),
     "palabos": Target(surfaces.palabos, "m", XYZ),
     "lbm": Target(grids.lbm, "m", "arrays [k, j, i]"),
+    "cutfem": Target(grids.cutfem, "m", "arrays [k, j, i] of nodes", planar=True),
     "4dflownet": Target(grids.fourdflownet, "mm", "arrays [frame, i, j, k]", fixed=True),
     "inr": Target(grids.inr, "m", XYZ, planar=True),
     "npz": Target(grids.npz, "m", "arrays [k, j, i]", planar=True),

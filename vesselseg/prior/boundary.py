@@ -29,7 +29,7 @@ from ..fields import Probability, Refinement, Volume
 from ..flow import Flow, FlowSettings, pcmra, sigma_u
 from ..grid import Grid
 from ..meridian import Meridian, require_half_plane, upper
-from ..wall_geometry import smallest_radius
+from ..wall_geometry import gradient, smallest_radius
 from . import covariance, fields, revolved
 from .centreline import centreline
 from .covariance import Elliptic
@@ -60,6 +60,8 @@ NO_OPENINGS = (
 
 UNKNOWN_CYCLE = "length of the heart cycle unknown: times are those of a cycle of one second"
 DEFAULT_PSF = 0.6
+LEAST_DOUBT = 1e-6  # of a probability of 0 or 1
+DEFAULT_VISCOUS = 0.5  # of the largest voxel side
 Finite = Annotated[float, Bounded(allow_inf_nan=False)]
 Three = Annotated[tuple[Finite, Finite, Finite], Bounded(strict=False)]
 Six = Annotated[tuple[Finite, Finite, Finite, Finite, Finite, Finite], Bounded(strict=False)]
@@ -83,6 +85,9 @@ class PriorSettings(Settings):
         Points of the lumen (RAS+, mm) to open it at, across its axis; the smaller part goes.
     extension_mm : float
         Length of straight flow extensions of the surface at every opening.
+    viscous_mm : float or None
+        Length ε of the viscous distance that is stored beside φ̄; None = half the largest voxel
+        side, 0 = none is stored. An axisymmetric prior has none.
     samples, modes : int
         How many walls drawn from the prior (seed 0), and largest modes of its covariance, to store.
     axis : six floats, "i", "j" or None
@@ -96,6 +101,7 @@ class PriorSettings(Settings):
     cuts: tuple[Six, ...] = Bounded((), strict=False)
     seed_points: tuple[Three, ...] = Bounded((), strict=False)
     extension_mm: float = Bounded(0.0, ge=0.0, le=1e4)
+    viscous_mm: float | None = Bounded(None, ge=0.0, le=1e4)
     samples: int = Bounded(0, ge=0, le=1000)
     modes: int = Bounded(0, ge=0, le=1000)
     axis: Six | Literal["i", "j"] | None = None
@@ -436,7 +442,9 @@ def _assemble(
         "/images/magnitude": volume.values,
         "/quality/step_rms": np.array(steps, dtype=np.float32),
     }
-    arrays["/images/probability"], source = _evidence(phi, arrays["/geometry/phi_std"], probability)
+    images, source = _evidence(phi, arrays["/geometry/phi_std"], probability, operator.revolved)
+    smooth = {} if meridian else _viscous(arrays, spacing, level.band_mm, settings.viscous_mm)
+    arrays |= images
     ends, surface = _boundary(arrays, affine, band_m, settings, operator)
     blood, balance = _blood(arrays, affine, ends, volume, estimates, flow, flow_settings, meridian)
     figures = fields.quality_figures(arrays, operator.revolved)
@@ -465,6 +473,7 @@ def _assemble(
             "m": settings.m,
             "bc": "zero flux at the faces of the box" + (", weight r" if meridian else ""),
         },
+        **smooth,
         "/boundary": {},
         "/boundary/openings": {"field_units": OPENING_UNITS},
         **surface,
@@ -534,9 +543,8 @@ def _blood(
     lumen = Lumen(plane["/geometry/phi_mean"], plane_affine)
     times = flow.times(settings.rr_s)
     caps, balance = fields.flow_through(arrays, lumen, ends, measured, times, meridian)
-    physics = {"nu_mean": settings.nu, "nu_std": settings.nu_std, "rho": settings.rho}
-    facts = {"/velocity": _velocity_facts(flow, settings)}
-    return {**facts, "/physics": {**physics, "model": "newtonian"}, **caps}, balance
+    facts = {"/velocity": _velocity_facts(flow, settings), "/physics": settings.fluid()}
+    return {**facts, **caps}, balance
 
 
 def _velocity_facts(flow: Flow, settings: FlowSettings) -> dict[str, Any]:
@@ -650,17 +658,48 @@ def _axis_facts(meridian: Meridian | None) -> dict[str, Any]:
     return {"axis_origin_m": meridian.origin, "axis_direction": meridian.along}
 
 
+def _viscous(
+    arrays: dict[str, NDArray[Any]],
+    spacing: tuple[float, ...],
+    band_mm: float,
+    epsilon_mm: float | None,
+) -> dict[str, dict[str, Any]]:
+    """Add the viscous distance to the arrays, clamped as φ̄ is; return its attributes."""
+    from ..solvers.viscous import viscous_distance
+
+    epsilon = DEFAULT_VISCOUS * max(spacing) if epsilon_mm is None else epsilon_mm * METRE_PER_MM
+    if not epsilon:
+        return {}
+    band_m = band_mm * METRE_PER_MM
+    path = "/geometry/phi_viscous"
+    arrays[path] = viscous_distance(arrays["/geometry/phi_mean"], spacing, epsilon, band_mm=band_m)
+    return {path: {"epsilon_m": epsilon, "pinned": 1}}
+
+
 def _evidence(
-    phi: Floats, std: Floats, probability: Probability | None
-) -> tuple[NDArray[np.float32], str]:
-    """Return the probability and where it comes from."""
+    phi: Floats, std: Floats, probability: Probability | None, revolved: bool
+) -> tuple[dict[str, NDArray[np.float32]], str]:
+    """Return the probability with its s.d. where one is known, and where it comes from.
+
+    The s.d. is what the wall's own σ makes of p to first order, |∇p| σ, at most √(p(1-p)), which
+    no quantity between 0 and 1 with the mean p exceeds. The logit of p is nearly linear across the
+    wall, unlike p, so that its differences are taken: |∇p| = p(1-p) |∇ logit p|.
+    """
     if probability is None:
         from scipy.special import ndtr
 
-        return ndtr(-phi / std).astype(np.float32), "derived"
+        return {"/images/probability": ndtr(-phi / std).astype(np.float32)}, "derived"
+    p, images = probability.values, {"/images/probability": probability.values}
+    if probability.soft and probability.sigma_mm is not None:
+        sure = np.clip(p.astype(np.float64), LEAST_DOUBT, 1.0 - LEAST_DOUBT)
+        parts = gradient(np.log(sure / (1.0 - sure)), probability.grid.spacing_mm, revolved)
+        slope = np.sqrt(np.sum(np.square(parts), axis=0))
+        variance = p * (1.0 - p)
+        spread = np.minimum(variance * slope * probability.sigma_mm, np.sqrt(variance))
+        images["/images/probability_std"] = spread.astype(np.float32)
     if not probability.soft:
-        return probability.values, "derived"
-    return probability.values, "start" if probability.model_id.startswith("start") else "network"
+        return images, "derived"
+    return images, "start" if probability.model_id.startswith("start") else "network"
 
 
 def _root(volume: Volume, settings: PriorSettings) -> dict[str, Any]:

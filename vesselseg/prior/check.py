@@ -162,6 +162,9 @@ def _eikonal(s: Subject) -> Iterator[Outcome]:
     median, p95 = float(np.median(slope)), float(np.percentile(np.abs(slope - 1), 95))
     yield "error", 0.97 <= median <= 1.03, f"median |grad phi| {median:.4f}, need 0.97 to 1.03"
     yield "warning", p95 <= 0.15, f"95 % of | |grad phi| - 1 | below {p95:.3f}, want 0.15"
+    if (viscous := s.prior.arrays.get("/geometry/phi_viscous")) is not None:
+        moved = np.count_nonzero((viscous < 0) != (s.phi < 0))
+        yield "error", not moved, f"phi_viscous has another sign than phi_mean in {moved} voxels"
 
 
 def _normals(s: Subject) -> Iterator[Outcome]:
@@ -348,6 +351,8 @@ def _no_slip(s: Subject) -> Iterator[Outcome]:
             wrong.append(f"{name}: velocity on the rim")
         elif not rim.any():
             wrong.append(f"{name}: no point on the rim")
+        elif not s.of(group).get("sigma_go", 1.0) > 0.0:
+            wrong.append(f"{name}: sigma_go is not positive")
     yield "error", not wrong, "; ".join(wrong) or "velocity is zero on every rim"
 
 

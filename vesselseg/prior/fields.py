@@ -78,6 +78,7 @@ def lumen(
     band = np.abs(phi) <= band_m
     fraction = geometry.inner_fraction(phi, gradients, spacing, rows)
     depth = geometry.depth(phi, spacing)
+    curvature, gauss = geometry.curvatures(phi, gradients, spacing, band, rows)
     deepest = np.array(np.unravel_index(np.argmax(depth), phi.shape), dtype=float)
     arrays: Arrays = {
         "/geometry/phi_mean": phi,
@@ -85,7 +86,7 @@ def lumen(
         "/geometry/component": shape.component.astype(np.uint8),
         "/geometry/volume_fraction": fraction,
         "/geometry/normal": geometry.unit_normals(gradients, band, columns_of(affine)),
-        "/geometry/curvature": geometry.mean_curvature(phi, gradients, spacing, band, rows),
+        "/geometry/curvature": curvature,
         "/geometry/band_index": np.flatnonzero(band),
     }
     attributes = {
@@ -96,6 +97,8 @@ def lumen(
         "interior_point_m": to_world(deepest[None], affine)[0],
         "max_radius_m": float(depth.max()),
     }
+    if phi.ndim == 3 or revolved:  # a line in the plane has none
+        arrays["/geometry/curvature_gauss"] = gauss
     return arrays, attributes
 
 
@@ -268,6 +271,10 @@ def flow_through(
             "m_g": 2,
             "rim": "dirichlet0",
         }
+        if table["kind"][number] == OUTLET:
+            planar = lumen.phi.ndim == 2 and meridian is None
+            scale = traction_scale(arrays, table[table["has_flow"] != 0], measured.nu, planar)
+            groups[group] |= {"g_o_mean": 0.0, "sigma_go": scale}
     arrays["/boundary/openings"] = table
     known = table["has_flow"] != 0
     balance = {
@@ -275,6 +282,22 @@ def flow_through(
         "mass_balance_sigma": float(np.sqrt(np.square(table["q_std_m3s"][known]).sum())),
     }
     return groups, balance
+
+
+def traction_scale(
+    arrays: Mapping[str, NDArray[Any]], known: NDArray[Any], nu: float, planar: bool
+) -> float:
+    """Return how much kinematic pressure may differ between the openings, m²/s².
+
+    The square of the largest speed, and what the largest flow loses to friction (Poiseuille's law,
+    in the plane that of a slit) all along the centreline.
+    """
+    points, edges = arrays["/centerline/points"], arrays["/centerline/edges"]
+    radius = arrays["/centerline/radius"].astype(np.float64)[edges].mean(axis=1)
+    length = np.linalg.norm(points[edges[:, 1]] - points[edges[:, 0]], axis=1)
+    flow = float(np.abs(known["q_mean_m3s"]).max())
+    drag = 1.5 / radius**3 if planar else 8.0 / (np.pi * radius**4)
+    return float(np.square(known["u_max_ms"]).max() + nu * flow * float(length @ drag))
 
 
 def names(kinds: list[int]) -> list[str]:

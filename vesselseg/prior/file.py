@@ -151,7 +151,16 @@ def semantic_fault(arrays: Arrays, attributes: Attributes) -> str:
     inner, outer = probability[near & mask], probability[near & ~mask]
     if inner.size and outer.size and inner.mean() < outer.mean():
         return "wrong sign: the probability is lower inside the lumen than outside"
-    return ""
+    return _fluid_fault(attributes.get("/physics"))
+
+
+def _fluid_fault(fluid: Mapping[str, Any] | None) -> str:
+    if fluid is None or fluid["model"] == "newtonian":
+        return ""
+    if fluid["model"] != "carreau":
+        return f"attribute model of /physics: found {fluid['model']}, need newtonian or carreau"
+    missing = [n for n in ("nu_zero", "relaxation_s", "exponent") if n not in fluid]
+    return f"attribute {missing[0]} of /physics missing" if missing else ""
 
 
 def _grid_fault(affine: NDArray[np.float64], stored: Mapping[str, Any]) -> str:

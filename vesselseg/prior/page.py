@@ -107,4 +107,9 @@ def _velocity(prior: BoundaryPrior) -> list[str]:
     frames = f"{len(u)} frame{'s' if len(u) > 1 else ''}"
     venc = max(float(v) for v in facts["venc_ms"])
     words = [frames, f"venc {venc:.3g} m/s", f"noise {noise:.2g} m/s", *done]
-    return ["", f"  {'velocity':<{WIDTH}} {', '.join(words)}"]
+    lines = ["", f"  {'velocity':<{WIDTH}} {', '.join(words)}"]
+    if fluid := prior.attributes.get("/physics"):
+        nu, spread = (1e6 * float(fluid[n]) for n in ("nu_mean", "nu_std"))
+        text = f"{fluid['model']}, viscosity {nu:.3g} ± {spread:.2g} mm²/s"
+        lines.append(f"  {'fluid':<{WIDTH}} {text}")
+    return lines
