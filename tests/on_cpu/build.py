@@ -47,13 +47,27 @@ def compiler() -> str:
 
 
 @functools.cache
-def build(file: str, edits: tuple[tuple[str, str], ...] = (), extra: tuple[str, ...] = ()) -> Path:
-    """Compile a .cu file, with planted edits, into a library kept by the digest of its input."""
+def build(
+    instance: str, edits: tuple[tuple[str, str], ...] = (), extra: tuple[str, ...] = ()
+) -> Path:
+    """Compile the file of an instance; with all others as it stands, alone with planted edits."""
+    file = KERNELS[instance.partition("<")[0]].file
+    return _built(file, (instance,) if edits else tuple(instances(file)), edits, extra)
+
+
+@functools.cache
+def _built(
+    file: str,
+    names: tuple[str, ...],
+    edits: tuple[tuple[str, str], ...],
+    extra: tuple[str, ...],
+) -> Path:
+    """Compile some instances of a file into a library kept by the digest of its input."""
     text = source(file)
     for old, new in edits:
         assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {file}"
         text = text.replace(old, new)
-    stubs = "".join(f"VS_KERNEL({symbol(name)}, {name})\n" for name in instances(file))
+    stubs = "".join(f"VS_KERNEL({symbol(name)}, {name})\n" for name in names)
     text = f'#include "{HEADER.name}"\n{text}\n{stubs}'
     command = [compiler(), *FLAGS, *extra, f"-I{HEADER.parent}", "-x", "c++", "-"]
     version = subprocess.run([command[0], "--version"], capture_output=True, text=True).stdout
@@ -113,7 +127,7 @@ class HostDevice:
 
     def _run(self, instance: str, bound: list[Any]) -> None:
         kernel = KERNELS[instance.partition("<")[0]]
-        library = ctypes.CDLL(str(build(kernel.file, self.edits, self.extra)))
+        library = ctypes.CDLL(str(build(instance, self.edits, self.extra)))
         function = getattr(library, symbol(instance))
         function.restype = ctypes.c_char_p
         guarded: dict[int, tuple[Any, Any]] = {}

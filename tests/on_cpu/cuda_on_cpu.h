@@ -5,19 +5,15 @@
 // different lines, ends the launch with a message instead of hanging.
 #pragma once
 
+// Every library is compiled in each run from nothing: of the standard headers only the light ones.
 #include <math.h>  // unlike <cmath> it puts every overload where CUDA has it
-#include <setjmp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <cstdint>
-#include <cstdio>
-#include <cstring>
-#include <functional>
-#include <numeric>
-#include <random>
 #include <utility>
 #include <vector>
 
@@ -48,36 +44,48 @@ struct Dim {
 };
 static Dim threadIdx, blockIdx, blockDim, gridDim;
 
-using std::max;
-using std::min;
+template <typename T>
+constexpr const T &max(const T &a, const T &b) {
+    return a < b ? b : a;
+}
+template <typename T>
+constexpr const T &min(const T &a, const T &b) {
+    return b < a ? b : a;
+}
 
 namespace on_cpu {
 
 enum Wait { RUNS, AT_WARP, AT_BLOCK, DONE };
 
+using Place = void *[5];  // where __builtin_setjmp was: it keeps no signals and few registers
+
 struct Fiber {
-    jmp_buf at;
-    bool entered;
+    Place at;
+    bool entered = false;
     Wait wait;
     const char *file;
     int line;
     Dim thread;
     uint64_t given, mask;  // what it brings to a barrier, and the lanes that it waits for
-    char *stack;
+    char *stack = nullptr;
     void *fake;
 };
 
-static std::vector<Fiber> fibers;
+static Fiber fibers[1024];           // one for each thread of the largest block
+static unsigned threads;             // of a block of this launch
+static std::vector<unsigned> order;  // in which they take their turns
+static size_t turn;                  // the next in that order
 static Fiber *current;
-static jmp_buf scheduler;
+static Place scheduler;
 static ucontext_t entry;
-static std::function<void()> body;
+static void (*body)();
+static void **arguments;
 static unsigned long long block_serial = 0;
 static uint64_t warp_seen[32][32];  // what the lanes of each warp brought to its last barrier
 static int block_any, block_all, block_count;
 static void *scheduler_fake;
-static const void *scheduler_stack;
-static size_t scheduler_size;
+static const void *left_stack, *scheduler_stack;  // left_: of whoever gave the turn away last
+static size_t left_size, scheduler_size;
 static char message[512];
 
 inline void poison(void *memory, size_t size, unsigned long long &block) {
@@ -86,84 +94,101 @@ inline void poison(void *memory, size_t size, unsigned long long &block) {
     block = block_serial;
 }
 
-inline __attribute__((noinline)) void to_scheduler(bool last) {
-    FIBER_SWITCH(last ? nullptr : &current->fake, scheduler_stack, scheduler_size);
-    _longjmp(scheduler, 1);
+void run_threads();
+
+// Give the turn to the next fiber that can run, else to the scheduler. No local variable may lie in
+// memory here: the sanitizer would guard a frame that is never left.
+inline __attribute__((noinline)) void give_turn(void **fake) {
+    while (turn < order.size()) {
+        Fiber &next = fibers[order[turn++]];
+        if (next.wait != RUNS) continue;
+        current = &next;
+        threadIdx = next.thread;
+        FIBER_SWITCH(fake, next.stack, STACK);
+        if (next.entered) __builtin_longjmp(next.at, 1);
+        next.entered = true;
+        getcontext(&entry);
+        entry.uc_stack.ss_sp = next.stack;
+        entry.uc_stack.ss_size = STACK;
+        makecontext(&entry, run_threads, 0);
+        setcontext(&entry);
+    }
+    FIBER_SWITCH(fake, scheduler_stack, scheduler_size);
+    __builtin_longjmp(scheduler, 1);
 }
 
 inline __attribute__((noinline)) void wait_at(Wait what, const char *file, int line) {
     current->wait = what;
     current->file = file;
     current->line = line;
-    if (!_setjmp(current->at)) to_scheduler(false);
-    FIBER_ARRIVE(current->fake, &scheduler_stack, &scheduler_size);
+    if (!__builtin_setjmp(current->at)) give_turn(&current->fake);
+    FIBER_ARRIVE(current->fake, &left_stack, &left_size);
 }
 
-inline void enter() {
-    FIBER_ARRIVE(nullptr, &scheduler_stack, &scheduler_size);
-    body();
-    current->wait = DONE;
-    to_scheduler(true);
-}
-
-inline __attribute__((noinline)) void resume(Fiber &fiber) {
-    current = &fiber;
-    threadIdx = fiber.thread;
-    if (!_setjmp(scheduler)) {
-        FIBER_SWITCH(&scheduler_fake, fiber.stack, STACK);
-        if (fiber.entered) _longjmp(fiber.at, 1);
-        fiber.entered = true;
-        ucontext_t first = entry;
-        first.uc_stack.ss_sp = fiber.stack;
-        first.uc_stack.ss_size = STACK;
-        makecontext(&first, enter, 0);
-        setcontext(&first);
+// A fiber lives as long as the library and runs its thread of one block after the other.
+inline void run_threads() {
+    FIBER_ARRIVE(nullptr, &left_stack, &left_size);
+    if (scheduler_stack == nullptr) {  // the first of all fibers has its turn from the scheduler
+        scheduler_stack = left_stack;
+        scheduler_size = left_size;
     }
-    FIBER_ARRIVE(scheduler_fake, nullptr, nullptr);
+    for (;;) {
+        body();
+        wait_at(DONE, nullptr, 0);
+    }
+}
+
+// Every fiber that can run has one turn.
+inline __attribute__((noinline)) void give_turns() {
+    turn = 0;
+    if (!__builtin_setjmp(scheduler)) give_turn(&scheduler_fake);
+    FIBER_ARRIVE(scheduler_fake, &left_stack, &left_size);
 }
 
 // Stacks with a page below each that cannot be touched.
-inline void make_fibers(Dim block) {
+inline void make_fibers() {
     const size_t page = sysconf(_SC_PAGESIZE), each = STACK + page;
-    static std::vector<char *> stacks;
-    const size_t count = block.x * block.y * block.z;
-    while (stacks.size() < count) {
+    for (unsigned n = 0; n < threads; ++n) {
+        Fiber &fiber = fibers[n];
+        fiber.thread = {n % blockDim.x, n / blockDim.x % blockDim.y, n / blockDim.x / blockDim.y};
+        if (fiber.stack != nullptr) continue;
         void *room = mmap(nullptr, each, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
         mprotect(room, page, PROT_NONE);
-        stacks.push_back((char *)room + page);
+        fiber.stack = (char *)room + page;
     }
-    fibers.resize(count);
-    for (unsigned n = 0; n < count; ++n) {
-        Fiber &f = fibers[n];
-        f.entered = false;
-        f.wait = RUNS;
-        f.thread = {n % block.x, n / block.x % block.y, n / block.x / block.y};
-        f.stack = stacks[n];
-    }
+}
+
+// Lanes of a warp that wait where one of them does.
+inline uint64_t lanes_with(const Fiber *warp, unsigned lanes, const Fiber &one) {
+    uint64_t found = 0;
+    for (unsigned lane = 0; lane < lanes; ++lane)
+        if (warp[lane].wait == AT_WARP && warp[lane].line == one.line && warp[lane].file == one.file)
+            found |= uint64_t(1) << lane;
+    return found;
 }
 
 // Let a warp go on whose lanes have all come to one barrier. A lane waits for those in its mask.
 inline bool release_warps() {
     bool released = false;
-    for (size_t first = 0; first < fibers.size(); first += 32) {
-        const size_t lanes = std::min<size_t>(32, fibers.size() - first);
-        Fiber *warp = &fibers[first];
-        bool whole = false;
-        for (size_t a = 0; a < lanes; ++a) {
-            if (warp[a].wait != AT_WARP) continue;
-            whole = true;
-            for (size_t b = 0; b < lanes; ++b)
-                if (warp[a].mask >> b & 1)
-                    whole &= warp[b].wait == AT_WARP && warp[b].line == warp[a].line &&
-                             warp[b].file == warp[a].file;
-            if (!whole) break;
+    for (unsigned first = 0; first < threads; first += 32) {
+        const unsigned lanes = min(32u, threads - first);
+        Fiber *warp = fibers + first, *seen = nullptr;
+        uint64_t there = 0;
+        bool whole = true;
+        for (unsigned lane = 0; lane < lanes && whole; ++lane) {
+            Fiber &fiber = warp[lane];
+            if (fiber.wait != AT_WARP) continue;
+            if (seen == nullptr || fiber.line != seen->line || fiber.file != seen->file)
+                there = lanes_with(warp, lanes, fiber);
+            seen = &fiber;
+            whole = (fiber.mask & ~there) == 0;
         }
-        if (!whole) continue;
-        for (size_t a = 0; a < lanes; ++a) {
-            if (warp[a].wait != AT_WARP) continue;
-            warp_seen[first / 32][a] = warp[a].given;
-            warp[a].wait = RUNS;
+        if (seen == nullptr || !whole) continue;
+        for (unsigned lane = 0; lane < lanes; ++lane) {
+            if (warp[lane].wait != AT_WARP) continue;
+            warp_seen[first / 32][lane] = warp[lane].given;
+            warp[lane].wait = RUNS;
         }
         released = true;
     }
@@ -171,72 +196,85 @@ inline bool release_warps() {
 }
 
 inline bool release_block() {
-    for (Fiber &f : fibers)
-        if (f.wait != AT_BLOCK || f.line != fibers[0].line || f.file != fibers[0].file)
+    for (unsigned n = 0; n < threads; ++n)
+        if (fibers[n].wait != AT_BLOCK || fibers[n].line != fibers[0].line ||
+            fibers[n].file != fibers[0].file)
             return false;
-    block_any = block_count = 0;
-    block_all = 1;
-    for (Fiber &f : fibers) {
-        block_any |= f.given != 0;
-        block_all &= f.given != 0;
-        block_count += f.given != 0;
-        f.wait = RUNS;
+    block_count = 0;
+    for (unsigned n = 0; n < threads; ++n) {
+        block_count += fibers[n].given != 0;
+        fibers[n].wait = RUNS;
     }
+    block_any = block_count > 0;
+    block_all = block_count == (int)threads;
     return true;
 }
 
+// Say which thread waits for ever; every fiber then begins anew.
 inline const char *divergent(const char *kernel) {
-    for (Fiber &f : fibers)
-        if (f.wait == AT_BLOCK || f.wait == AT_WARP) {
+    for (unsigned n = threads; n-- > 0;) {
+        fibers[n].entered = false;
+        if (fibers[n].wait == AT_BLOCK || fibers[n].wait == AT_WARP)
             snprintf(message, sizeof message,
                      "%s: divergent barrier, line %d: block (%u, %u, %u), thread (%u, %u, %u)",
-                     kernel, f.line, blockIdx.x, blockIdx.y, blockIdx.z, f.thread.x, f.thread.y,
-                     f.thread.z);
-            break;
-        }
+                     kernel, fibers[n].line, blockIdx.x, blockIdx.y, blockIdx.z,
+                     fibers[n].thread.x, fibers[n].thread.y, fibers[n].thread.z);
+    }
     return message;
+}
+
+// Numbers in order, or shuffled by xorshift where there is a state.
+inline void arrange(std::vector<unsigned> &numbers, uint64_t &state) {
+    if (state == 0) return;
+    for (size_t n = numbers.size(); n > 1; --n) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        std::swap(numbers[n - 1], numbers[state % n]);
+    }
+}
+
+inline std::vector<unsigned> counted(unsigned n) {
+    std::vector<unsigned> numbers(n);
+    for (unsigned i = 0; i < n; ++i) numbers[i] = i;
+    return numbers;
 }
 
 // Run every block; null, or what went wrong.
 inline const char *run(const char *kernel, const unsigned *shape, unsigned seed) {
-    std::mt19937 random(seed);
+    uint64_t state = seed * 0x9E3779B97F4A7C15;  // zero for zero
     gridDim = {shape[0], shape[1], shape[2]};
     blockDim = {shape[3], shape[4], shape[5]};
-    getcontext(&entry);
-    std::vector<unsigned> blocks(gridDim.x * gridDim.y * gridDim.z);
-    std::iota(blocks.begin(), blocks.end(), 0u);
-    if (seed) std::shuffle(blocks.begin(), blocks.end(), random);
-    std::vector<unsigned> order(blockDim.x * blockDim.y * blockDim.z);
-    std::iota(order.begin(), order.end(), 0u);
+    threads = blockDim.x * blockDim.y * blockDim.z;
+    make_fibers();
+    order = counted(threads);
+    std::vector<unsigned> blocks = counted(gridDim.x * gridDim.y * gridDim.z);
+    arrange(blocks, state);
     for (unsigned block : blocks) {
         blockIdx = {block % gridDim.x, block / gridDim.x % gridDim.y,
                     block / gridDim.x / gridDim.y};
         ++block_serial;
-        make_fibers(blockDim);
-        for (;;) {
-            if (seed) std::shuffle(order.begin(), order.end(), random);
-            for (unsigned n : order)
-                if (fibers[n].wait == RUNS) resume(fibers[n]);
-            bool done = true;
-            for (Fiber &f : fibers) done &= f.wait == DONE;
-            if (done) break;
-            if (!release_warps() && !release_block()) return divergent(kernel);
+        unsigned done = 0;
+        for (unsigned n = 0; n < threads; ++n) fibers[n].wait = RUNS;
+        while (done < threads) {
+            arrange(order, state);
+            give_turns();
+            done = 0;
+            for (unsigned n = 0; n < threads; ++n) done += fibers[n].wait == DONE;
+            if (done < threads && !release_warps() && !release_block()) return divergent(kernel);
         }
     }
     return nullptr;
 }
 
 template <typename... P, size_t... I>
-const char *unpack(const char *name, void (*kernel)(P...), const unsigned *shape, unsigned seed,
-                   void **args, std::index_sequence<I...>) {
-    body = [=] { kernel(*(std::remove_const_t<P> *)args[I]...); };
-    return run(name, shape, seed);
+void call(void (*kernel)(P...), std::index_sequence<I...>) {
+    kernel(*(std::remove_const_t<P> *)arguments[I]...);
 }
 
 template <typename... P>
-const char *launch(const char *name, void (*kernel)(P...), const unsigned *shape, unsigned seed,
-                   void **args) {
-    return unpack(name, kernel, shape, seed, args, std::index_sequence_for<P...>{});
+void call(void (*kernel)(P...)) {
+    call(kernel, std::index_sequence_for<P...>{});
 }
 
 inline int block_vote(int value, const char *file, int line, const int &answer) {
@@ -247,11 +285,10 @@ inline int block_vote(int value, const char *file, int line, const int &answer) 
 
 template <typename V>
 V exchange(unsigned mask, V value, int lane, const char *file, int line) {
-    const unsigned thread = current - fibers.data();
+    const unsigned thread = current - fibers, lanes = min(32u, threads - (thread & ~31u));
     current->given = 0;
     memcpy(&current->given, &value, sizeof value);
-    current->mask = mask & (fibers.size() - (thread & ~31u) >= 32
-                                ? ~0u : (1u << (fibers.size() - (thread & ~31u))) - 1);
+    current->mask = mask & (~0u >> (32 - lanes));
     wait_at(AT_WARP, file, line);
     if (lane < 0 || lane > 31) return value;
     V seen;
@@ -259,11 +296,11 @@ V exchange(unsigned mask, V value, int lane, const char *file, int line) {
     return seen;
 }
 
-inline int lane_id() { return (current - fibers.data()) & 31; }
+inline int lane_id() { return (current - fibers) & 31; }
 
 inline unsigned ballot(unsigned mask, int value, const char *file, int line) {
     exchange(mask, value, -1, file, line);
-    const unsigned warp = (current - fibers.data()) / 32;
+    const unsigned warp = (current - fibers) / 32;
     unsigned found = 0;
     for (int lane = 0; lane < 32; ++lane)
         if (current->mask >> lane & 1) found |= (unsigned)(warp_seen[warp][lane] != 0) << lane;
@@ -299,13 +336,13 @@ V atomicSub(V *at, std::common_type_t<V> value) {
 template <typename V>
 V atomicMax(V *at, std::common_type_t<V> value) {
     const V old = *at;
-    *at = std::max(old, (V)value);
+    *at = max(old, (V)value);
     return old;
 }
 template <typename V>
 V atomicMin(V *at, std::common_type_t<V> value) {
     const V old = *at;
-    *at = std::min(old, (V)value);
+    *at = min(old, (V)value);
     return old;
 }
 template <typename V>
@@ -352,5 +389,7 @@ inline double __longlong_as_double(long long x) { return bits_as<double>(x); }
 // One line for each instance of a kernel.
 #define VS_KERNEL(symbol, ...)                                                           \
     extern "C" const char *symbol(const unsigned *shape, unsigned seed, void **args) {   \
-        return on_cpu::launch(#__VA_ARGS__, &__VA_ARGS__, shape, seed, args);            \
+        on_cpu::arguments = args;                                                        \
+        on_cpu::body = [] { on_cpu::call(&__VA_ARGS__); };                               \
+        return on_cpu::run(#__VA_ARGS__, shape, seed);                                   \
     }
