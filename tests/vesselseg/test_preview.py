@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from vesselseg.grid import Grid
-from vesselseg.preview.page import Scene, draw
+from vesselseg.preview.page import Scene, draw, within
 from vesselseg.preview.planes import deepest, planes
 from vesselseg.preview.wall import decimate, vertex_normals
 
@@ -157,6 +158,17 @@ def test_a_voxel_is_placed_where_its_slice_shows_it():
         row, column = np.unravel_index(int(shown.argmax()), shown.shape)
         up, right = plane.spacing(grid)
         assert plane.place(grid, at) == pytest.approx((column * right, row * up))
+
+
+def test_the_tip_of_every_arrow_lies_in_the_picture():
+    """Matplotlib draws no arrow whose tip does not: an opening near the edge had none."""
+    axes = Figure().add_subplot()
+    axes.set(xlim=(0, 20), ylim=(30, 0))  # rows of an image run downwards
+    middle, way = np.array([10.0, 2.0]), np.array([3.0, -6.0])
+    for tail, tip, slid in ((middle, middle + way, 4 / 6), (middle + way, middle, 0.0)):
+        ends = within(axes, (tail, tip))
+        assert np.allclose(ends[1], tip - slid * (tip - tail)) and ends[1][1] >= 0.0
+        assert np.allclose(ends[1] - ends[0], tip - tail)
 
 
 def test_no_letters_without_an_orientation():

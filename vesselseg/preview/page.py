@@ -333,7 +333,7 @@ def _draw_openings(axes: Axes, scene: Scene, plane: Plane) -> None:
             side = np.array([-along[1], along[0]]) / length * mark.radius
             axes.plot(*np.transpose([middle - side, middle + side]), color=AMBER, lw=1.6)
         if mark.flow is not None and length > 0.05 * mark.radius:
-            ends = (inner, outer) if mark.flow > 0 else (outer, inner)
+            ends = within(axes, (inner, outer) if mark.flow > 0 else (outer, inner))
             style = {"arrowstyle": "-|>", "color": AMBER, "lw": 1.4}
             axes.annotate("", tuple(ends[1]), tuple(ends[0]), arrowprops=style)
         value = "" if mark.flow is None else f" {abs(mark.flow):.1f}"
@@ -342,6 +342,16 @@ def _draw_openings(axes: Axes, scene: Scene, plane: Plane) -> None:
         text = axes.text(float(place[0]), float(place[1]), label, color=AMBER, size=8)
         text.set(ha="center", va="center", clip_on=True)
         text.set_bbox({"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.2})
+
+
+def within(axes: Axes, ends: tuple[NDArray[Any], NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+    """Slide an arrow back along itself until its tip lies in the picture: else none is drawn."""
+    tail, tip = ends
+    low, high = np.sort(np.array([axes.get_xlim(), axes.get_ylim()]), axis=1).T
+    beyond = tip - np.clip(tip, low, high)
+    way = tip - tail
+    share = float(np.max(beyond / np.where(beyond == 0.0, 1.0, way)))
+    return tail - share * way, tip - share * way
 
 
 def _surface(figure: Figure, axes: Axes, scene: Scene) -> None:

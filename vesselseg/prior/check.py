@@ -164,7 +164,7 @@ def _eikonal(s: Subject) -> Iterator[Outcome]:
     yield "warning", p95 <= 0.15, f"95 % of | |grad phi| - 1 | below {p95:.3f}, want 0.15"
     if (viscous := s.prior.arrays.get("/geometry/phi_viscous")) is not None:
         moved = np.count_nonzero((viscous < 0) != (s.phi < 0))
-        yield "error", not moved, f"phi_viscous has another sign than phi_mean in {moved} voxels"
+        yield "error", not moved, f"phi_viscous has the sign of phi_mean but in {moved} voxels"
 
 
 def _normals(s: Subject) -> Iterator[Outcome]:
