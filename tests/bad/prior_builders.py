@@ -4,11 +4,18 @@ import io
 
 import h5py
 import numpy as np
+import pytest
 
 from vesselseg.fields import LevelSet, Probability, Refinement, StopReason, Volume
 from vesselseg.grid import Grid
 from vesselseg.prior.boundary import BoundaryPrior, PriorSettings
 from vesselseg.prior.file import content_digest
+
+LAYOUTS = [  # permutations and flips of an array's axes, each kind by default
+    *[((0, 1, 2), (0,)), ((2, 0, 1), ()), ((1, 0, 2), (1, 2)), ((2, 0, 1), (0,))],
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (((1, 0, 2), ()), ((0, 1, 2), (1, 2)),
+      ((2, 0, 1), (1, 2)), ((1, 0, 2), (0,)))),
+]  # fmt: skip
 
 
 def rotation(degrees, axis):
@@ -51,6 +58,19 @@ def tube(grid, radius, direction, middle=middle):
     axis = np.asarray(direction) / np.linalg.norm(direction)
     offset = points(grid) - (middle(grid) if callable(middle) else middle)
     return np.linalg.norm(offset - (offset @ axis)[..., None] * axis, axis=-1) - radius
+
+
+def relaid(phi, grid, axes, flips):
+    """The same samples in permuted and flipped arrays, on the grid that says so."""
+    turned = np.ascontiguousarray(np.flip(np.transpose(phi, axes), flips))
+    columns = grid.affine[:3, :3][:, ::-1][:, list(axes)]  # per array axis
+    affine = np.eye(4)
+    affine[:3, 3] = grid.affine[:3, 3]
+    for axis in flips:
+        affine[:3, 3] += columns[:, axis] * (turned.shape[axis] - 1)
+        columns[:, axis] *= -1
+    affine[:3, :3] = columns[:, ::-1]
+    return turned, Grid(turned.shape, affine)
 
 
 def refinement(phi_mm, grid, *, band_voxels=5.0, std_voxels=0.2, **facts):

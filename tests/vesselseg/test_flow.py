@@ -44,6 +44,7 @@ def refined(shape, grid, snr):
     return Refinement(level, std, StopReason.CONVERGED, 1, estimates=estimates)
 
 
+@functools.cache
 def flow_prior(snr=8.0, seed=0, **options):
     shape, grid, q, scans = tube_scan(snr, seeds=6)
     volume, flow = scans[seed]
@@ -312,6 +313,12 @@ def test_the_velocity_of_a_prior_is_read_back(tmp_path):
     found = read_flow([tmp_path / "x.prior.h5"], volume)
     assert np.array_equal(found.u_ms, prior.arrays["/velocity/u"])
     assert found.venc_ms == (VENC,) * 3
+
+
+def test_a_prior_given_as_the_scan_is_named_as_what_it_is(tmp_path):
+    make.small().write(tmp_path / "x.prior.h5")
+    with pytest.raises(DataError, match="prior is no scan; give the scan"):
+        read_volume(tmp_path / "x.prior.h5")
 
 
 def test_frames_of_a_prior_are_all_kept():

@@ -305,14 +305,15 @@ def test_newer_minor_version_is_read_with_a_note(tmp_path):
     assert any("/geometry/wall_motion" in note for note in prior.notes)
 
 
-def test_no_bit_flip_changes_what_is_read():
-    """B128: 400 flips; the few that are not refused lie in bytes that HDF5 does not use."""
+@pytest.mark.parametrize("flips", [80, pytest.param(400, marks=pytest.mark.slow)])
+def test_no_bit_flip_changes_what_is_read(flips):
+    """B128: all over the file; the few not refused lie in bytes that HDF5 does not use."""
     grid = make.Grid.from_spacing((14, 14, 14), 1.0)
     prior = make.prior(make.sphere(grid, 4.0), grid)
     data = prior.to_bytes()
     rng = np.random.default_rng(128)
     refused = 0
-    for bit in rng.integers(8 * len(data), size=400):
+    for bit in ((np.arange(flips) + rng.random(flips)) / flips * 8 * len(data)).astype(int):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << (bit % 8)
         try:
@@ -321,7 +322,7 @@ def test_no_bit_flip_changes_what_is_read():
             refused += 1
         else:
             assert read.to_bytes() == data
-    assert refused >= 380, refused
+    assert refused >= 0.95 * flips, refused
 
 
 def test_a_file_is_read_while_it_is_replaced(tmp_path):

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, DataError
 from .choices import Array, Choices, Raw, pick_frame, real_numbers
 from .guard import read_bytes_checked
-from .hdf5_guard import DAMAGED, guard_hdf5, read_array
+from .hdf5_guard import DAMAGED, guard_hdf5, read_array, viewer_link
 
 PathLike = str | os.PathLike[str]
 
 UNPLACED = "no orientation in the file: axes taken as right, anterior, superior"
 VELOCITY = ("/u", "/v", "/w")
+PRIOR = "/geometry/phi_mean"
 MAGNITUDE = ("/mag_u", "/mag_v", "/mag_w")
 
 
@@ -30,7 +31,11 @@ def read(path: PathLike, choices: Choices) -> Raw:
     limit = choices.limits.expanded_bytes
     data = read_bytes_checked(path, limit=limit)
     digest = hashlib.sha256(data).hexdigest()
-    with guard_hdf5(data, max_bytes=limit, path=path) as (_, datasets):
+    with guard_hdf5(data, max_bytes=limit, allowed_soft_links=viewer_link, path=path) as found:
+        _, datasets = found
+        if choices.key is None and PRIOR in datasets:
+            remedy = "give the scan it was made of; vesselseg info names it"
+            raise DataError("a boundary prior is no scan", path=path, remedy=remedy)
         if choices.key is None and set(VELOCITY) <= set(datasets):
             return _velocity(datasets, digest, choices, path)
         return _single(datasets, digest, choices, path)

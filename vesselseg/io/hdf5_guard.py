@@ -86,6 +86,11 @@ def read_array(
         raise DataError(fault, path=path, remedy="copy or make the file again") from error
 
 
+def viewer_link(link: str, target: str) -> bool:
+    """Whether a soft link is one of those that a prior holds for viewers."""
+    return link.startswith("/VTKHDF/Assembly/") and target.startswith("/VTKHDF/")
+
+
 def _open(data: bytes, path: PathLike | None, what: str) -> h5py.File:
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_fapl_core(backing_store=False)

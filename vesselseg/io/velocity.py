@@ -20,7 +20,7 @@ from ..flow import PER_MS, Flow, in_world
 from .choices import Choices
 from .guard import DEFAULT_LIMITS, Limits, read_bytes_checked
 from .hdf5 import VELOCITY
-from .hdf5_guard import guard_hdf5, read_array
+from .hdf5_guard import guard_hdf5, read_array, viewer_link
 from .volume import base_name, read_frames
 
 PathLike = str | os.PathLike[str]
@@ -31,6 +31,7 @@ OVER_VENC = 1.05  # of venc: what was measured never exceeds it, but for a backg
 MOST_VENCS = 5.0  # unwrapped twice
 STEPS = 2048.0  # of 12-bit phase: 0 to 4095 stand for -venc to venc
 OWN = "/velocity/u"
+RESAMPLE = "resample it onto the grid of the scan"
 
 
 def read_flow(
@@ -117,7 +118,7 @@ def has_velocity(path: PathLike) -> bool:
     if not os.fspath(path).lower().endswith((".h5", ".hdf5")) or not Path(path).is_file():
         return False
     data = read_bytes_checked(path, limit=DEFAULT_LIMITS.expanded_bytes)
-    with guard_hdf5(data, path=path, allowed_soft_links=_viewer_link) as (_, datasets):
+    with guard_hdf5(data, path=path, allowed_soft_links=viewer_link) as (_, datasets):
         return set(VELOCITY) <= set(datasets)
 
 
@@ -127,7 +128,7 @@ def _from_hdf5(
     data = read_bytes_checked(path, limit=limits.expanded_bytes)
     digest = hashlib.sha256(data).hexdigest()
     with guard_hdf5(
-        data, max_bytes=limits.expanded_bytes, path=path, allowed_soft_links=_viewer_link
+        data, max_bytes=limits.expanded_bytes, path=path, allowed_soft_links=viewer_link
     ) as (file, datasets):
         if OWN in datasets:
             parts = read_array(datasets[OWN], path=path).astype(np.float32)
@@ -183,7 +184,7 @@ def _from_three(
         if raw.placed and not grid.fits(volume.grid):
             fault = "velocity lies on another grid than the scan"
             shift = f"corners {grid.mismatch_mm(volume.grid):.3g} mm apart"
-            raise DataError(fault, path=path, found=shift)
+            raise DataError(fault, path=path, found=shift, remedy=RESAMPLE)
         found.append(values)
         notes += [note for note in raw.notes if note not in volume.notes]
         digests.append(raw.sha256)
@@ -203,7 +204,8 @@ def _from_three(
 def _require_shape(shape: tuple[int, ...], volume: Volume, path: PathLike) -> None:
     if tuple(shape) != volume.values.shape:
         need = f"{volume.values.shape} as the scan"
-        raise DataError("velocity of another shape", path=path, found=tuple(shape), need=need)
+        fault = "velocity of another shape"
+        raise DataError(fault, path=path, found=tuple(shape), need=need, remedy=RESAMPLE)
 
 
 def _in_ms(parts: Floats, unit: str, venc_ms: Floats, path: PathLike) -> Floats:
@@ -236,7 +238,3 @@ def _beyond_venc(
     if fastest[worst] > OVER_VENC * venc_ms[worst]:
         return (f"velocity beyond its venc, {found}: unwrapped already, or venc or unit is wrong",)
     return ()
-
-
-def _viewer_link(link: str, target: str) -> bool:
-    return link.startswith("/VTKHDF/Assembly/") and target.startswith("/VTKHDF/")
