@@ -90,21 +90,22 @@ def peers_on(device: Any, size: int) -> Iterator[Peer]:
 
 
 def measured_peers(chosen: str, quick: bool) -> Iterator[dict[str, Any]]:
-    """Time the peers of the device that was profiled, on one grid, one after the other."""
+    """Time the peers on the device that was profiled and on the processor, one after the other."""
     found = machine.choose(chosen)
-    if found.name == "cpu":
-        made = peers(profiling.QUICK[0] if quick else profiling.SIZES[0])
-        timer = profiling.seconds_of
-    else:
+    of_cpu = peers(profiling.QUICK[0] if quick else profiling.SIZES[0])
+    runs: list[tuple[str, Iterator[Peer], Callable[[Any], list[float]]]]
+    runs = [("cpu", of_cpu, profiling.seconds_of)]
+    if found.name != "cpu":
         from vesselseg import profiling_gpu
         from vesselseg.cuda_kernels import launch
 
         gpu = launch.device(found.index)
-        made = peers_on(gpu, profiling_gpu.QUICK[0] if quick else profiling_gpu.SIZES[1])
-        timer = functools.partial(profiling_gpu.seconds_on, gpu)
-    for name, ours, shape, call in made:
-        times = profiling.quantiles(timer(call))
-        yield {"name": name, "beside": ours, "shape": list(shape), **times}
+        of_gpu = peers_on(gpu, profiling_gpu.QUICK[0] if quick else profiling_gpu.SIZES[1])
+        runs.insert(0, (found.name, of_gpu, functools.partial(profiling_gpu.seconds_on, gpu)))
+    for place, made, timer in runs:
+        for name, ours, shape, call in made:
+            times = profiling.quantiles(timer(call))
+            yield {"name": name, "on": place, "beside": ours, "shape": list(shape), **times}
 
 
 def torch_steps(phi: Any, speed: Any, device: str) -> Any:
@@ -136,7 +137,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     largest = max(row["shape"][-1] for row in result["kernels"])
-    rows = [row for row in result["kernels"] if row["shape"][-1] == largest]
+    rows = list({row["name"]: row for row in result["kernels"]}.values())  # on its largest grid
     rates = result["rates"]
     copy, peak = rates["copy_bytes_per_s"], rates["operations_per_s"]
     figure, (roof, bars) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
@@ -148,7 +149,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
         at = work / row["bytes"], 1e-6 * work / row["median_ms"]
         roof.plot(*at, "o")
         roof.annotate(row["name"], at, fontsize=7, ha="right", va="top")
-    roof.set(xlabel="operations per byte", ylabel="G operations/s", title=f"{largest}³")
+    roof.set(xlabel="operations per byte", ylabel="G operations/s", title=f"up to {largest}³")
     roof.grid(alpha=0.3, which="both")
     places = np.arange(len(rows))[::-1]
     bars.barh(places, [100 * row["fraction"] for row in rows], color="tab:blue")
@@ -187,7 +188,7 @@ def main() -> None:
     write()  # whatever the peers do
     picture(result, file.with_suffix(".png"))
     for row in measured_peers(given.device, given.quick):
-        print(f"{row['name']}: {row['median_ms']:.1f} ms")
+        print(f"{row['name']}, {row['on']}: {row['median_ms']:.1f} ms")
         result["peers"].append(row)
         write()
     print(file)

@@ -35,6 +35,15 @@ from .solvers.settings import RefineSettings
 SIZES = (128, 256, 512)
 QUICK = (64,)
 KERNEL_SIZE = 128  # of the kernels: their twins make what they are compared with
+LARGE = 256  # of those that go through whole fields, which must not fit into a cache
+DENSE = (
+    "reinit_dense<float,5>",
+    "reinit_dense<float,2>",
+    "advect_dense<float,5>",
+    "band_clamp<float>",
+    "collect_tiles<float>",
+    "copy<float>",
+)
 JOB_CHECKED = 128  # largest grid on which job R is compared with the CPU
 COPIED_BYTES = 2**30
 ROUNDS = 4096  # of 64 operations a lane
@@ -48,11 +57,13 @@ def measured(device: Any, quick: bool, seed: int, progress: Progress) -> dict[st
         progress("profile", 0.0, "memory and arithmetic")
         rates = {"copy_bytes_per_s": copy_rate(device), "operations_per_s": issue_rate(device)}
         right, wrong = sorted_out(device, seed, progress)
-        size = QUICK[0] if quick else KERNEL_SIZE
+        work = [(name, QUICK[0] if quick else KERNEL_SIZE) for name in right]
+        work += [(name, LARGE) for name in DENSE if name in right and not quick]
         kernels = []
-        for n, (name, error) in enumerate(right.items()):
-            progress("profile", 0.15 + 0.5 * n / len(right), name)
-            kernels.append(kernel_row(device, name, size, seed, rates) | {"max_error": error})
+        for n, (name, size) in enumerate(work):
+            progress("profile", 0.15 + 0.5 * n / len(work), name)
+            row = kernel_row(device, name, size, seed, rates)
+            kernels.append(row | {"max_error": right[name]})
         jobs: list[dict[str, Any]] = []
         for n, size in enumerate(sizes := QUICK if quick else SIZES):
             progress("profile", 0.7 + 0.3 * n / len(sizes), f"jobs, {size}³")

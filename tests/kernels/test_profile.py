@@ -32,6 +32,17 @@ def test_a_profile_of_a_device_holds_every_kernel_and_job(monkeypatch):
     assert "job R" in profiling.table(found | facts)
 
 
+def test_a_kernel_of_whole_fields_is_also_timed_where_no_cache_holds_them(monkeypatch):
+    monkeypatch.setattr(profiling_gpu, "instances", lambda: ["copy<float>", "next_layer"])
+    sizes = {"KERNEL_SIZE": 8, "LARGE": 16, "SIZES": (), "MOST_SECONDS": 0.0}
+    for name, value in sizes.items():
+        monkeypatch.setattr(profiling_gpu, name, value)
+    rows = profiling_gpu.measured(host_device(), False, 7, silent)["kernels"]
+    shapes = [(row["name"], row["shape"][0]) for row in rows]
+    assert shapes == [("copy<float>", 8), ("next_layer", 8), ("copy<float>", 16)]
+    assert set(profiling_gpu.DENSE) <= set(instances())
+
+
 def test_a_wrong_kernel_gets_no_time(monkeypatch):
     device = host_device()
     run = device.launch
