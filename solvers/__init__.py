@@ -7,19 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .evolution import advect, stable_time_step
-    from .redistancing import redistance
+    from .redistancing import extend, redistance
     from .refine import refine_array
     from .viscous import viscous_distance
 
 _HOME = {
     "advect": "evolution",
+    "extend": "redistancing",
     "redistance": "redistancing",
     "refine_array": "refine",
     "stable_time_step": "evolution",
     "viscous_distance": "viscous",
 }
 
-__all__ = ["advect", "redistance", "refine_array", "stable_time_step", "viscous_distance"]
+__all__ = [
+    "advect",
+    "extend",
+    "redistance",
+    "refine_array",
+    "stable_time_step",
+    "viscous_distance",
+]
 
 
 def __getattr__(name: str) -> Any:

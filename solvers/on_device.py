@@ -362,6 +362,30 @@ def redistance(
     return given_back(like_input(found, phi), phi)
 
 
+def extend(
+    device: Device, values: Array, phi: Array, spacing_mm: float | Sequence[float], band_mm: float
+) -> Array:
+    """Make values of the device constant along the wall's normals: ``solvers.extend``."""
+    field, spacing = asfield(device, phi, spacing_mm)
+    xp, padded = device.xp, at_least_four(device.xp, field)
+    given = xp.asarray(adopted(device, values), dtype=field.dtype)
+    require_shape(given, phi.shape, "values")
+    out = xp.array(at_least_four(xp, given.reshape(field.shape)), order="C")
+    box = box_of(device, padded, spacing)
+    room = layers_for(box)
+    launch_closest_points(box, room, padded, band_mm)
+    count = int(to_host(device, room.count)[0])
+    if count == 0:
+        raise no_interface()
+    samples = box.empty(count, dtype=np.float64)
+    box.launch("sample_at", out, room.voxels, room.count, room.offset, samples, *box.shape)
+    voxels = room.voxels[:count]
+    inside = room.distance[voxels] <= band_mm
+    out.reshape(-1)[voxels[inside]] = samples[inside]
+    nz, ny, nx = field.shape
+    return given_back(like_input(xp.ascontiguousarray(out[:nz, :ny, :nx]), phi), phi)
+
+
 def at_least_four(xp: Any, phi: Array) -> Array:
     """Repeat the last sample until every axis (but the plane axis of 2-D) has four samples."""
     short = [(0, max(4 - n, 0)) for n in phi.shape]

@@ -183,6 +183,11 @@ def extend(
     band_mm : float
         Half-width of the band, mm; values beyond it stay as they are.
 
+    Returns
+    -------
+    array
+        Like phi. An array of a CUDA device, of CuPy or torch, gives one of the same kind.
+
     Raises
     ------
     NoInterfaceError
@@ -190,6 +195,11 @@ def extend(
     DataError
         If the shapes differ, or phi or the spacing is not finite.
     """
+    if lies_on_gpu(phi):
+        device = launch.device_of(phi)
+        with on_device.current(device, phi):
+            there: NDArray = on_device.extend(device, values, phi, spacing_mm, float(band_mm))
+        return there
     field, spacing = asfield(phi, spacing_mm)
     require_interface(field)
     given = np.array(values, dtype=field.dtype)

@@ -20,6 +20,7 @@ from vesselseg.errors import (
 )
 from vesselseg.solvers import (
     advect,
+    extend,
     flow_on_device,
     map_on_device,
     on_device,
@@ -81,6 +82,23 @@ def test_redistancing_on_a_device_is_that_of_the_cpu(gpu, name):
     assert found.dtype == expected.dtype
     assert np.abs(found - expected).max() <= REDISTANCED * min(spacing)
     assert ((found < 0) == (expected < 0)).all()
+
+
+@pytest.mark.parametrize("name", ["oblong voxels", "plane", "two slices"])
+def test_extension_on_a_device_is_that_of_the_cpu(gpu, name):
+    phi, spacing = WALLS[name]
+    values = np.random.default_rng(6).normal(size=phi.shape).astype(np.float32)
+    with on_device.current(gpu):
+        given = gpu.xp.array(values), gpu.xp.array(phi)
+        found = on_device.to_host(gpu, on_device.extend(gpu, *given, spacing, 3.0))
+    expected = extend(values, phi, spacing, band_mm=3.0)
+    assert found.shape == phi.shape
+    assert found.dtype == expected.dtype
+    assert ((found != values) == (expected != values)).all()
+    # Closest points agree to REDISTANCED voxels; the values change by several in one of them.
+    assert np.abs(found - expected).max() <= 10.0 * REDISTANCED
+    with pytest.raises(DataError, match="bad values"):
+        on_device.extend(gpu, given[0][1:], given[1], spacing, 3.0)
 
 
 def test_closest_points_are_corrected_and_finished_on_the_device():
