@@ -14,6 +14,7 @@ from build import HostDevice, LaunchError, build, compiler, host_device
 
 from vesselseg.cuda_kernels.catalogue import KERNELS, files, instances
 from vesselseg.cuda_kernels.examples import EXAMPLES, example
+from vesselseg.cuda_kernels.launch import source
 
 SANITIZED = Path(__file__).parents[1] / "on_cpu" / "sanitized.py"
 # A cube of whole tiles, odd sizes, a field narrower than a tile, a plane.
@@ -26,6 +27,13 @@ def run(device, name, case):
     args = tuple(copy.deepcopy(a) if isinstance(a, np.ndarray) else a for a in case.args)
     device.launch(name, *args)
     return args
+
+
+def test_sources_hold_the_text_of_their_headers():
+    """CuPy's cache on disk looks at nothing else: a changed header must be a changed source."""
+    for file in files():
+        assert '#include "' not in source(file)
+    assert "block_sum(double value)" in source("reduce.cu")
 
 
 def test_every_kernel_has_an_example():
