@@ -76,7 +76,8 @@ def viscous_distance(
     reach = None if band_mm is None else band_mm + 2.0 * max(spacing) + MARGIN * epsilon_mm
     exact = redistance(field, spacing, band_mm=reach).astype(np.float64)
     size = np.abs(exact)
-    listed = np.argwhere(size < (np.inf if reach is None else reach))
+    far = np.inf if reach is None else float(field.dtype.type(reach))  # as the distance is clamped
+    listed = np.argwhere(size < far)
     index = listed[np.argsort(size[tuple(listed.T)], kind="stable")].astype(np.int32)
     distance = solve(exact, index, spacing, float(epsilon_mm))
     size[tuple(index.T)] = distance

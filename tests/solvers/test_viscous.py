@@ -57,6 +57,22 @@ def test_circles_and_balls_are_met(dims, spacing, radius, epsilon):
     assert np.abs(out - exact)[near].mean() <= tolerance
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_no_work_is_done_beyond_the_reach(scale, monkeypatch):
+    """In any unit: 9e-3 is less in float32 than in float64, and all the far field lay within it."""
+    kept, listed = viscous.solve, []
+
+    def spy(exact, index, *rest):
+        listed.append(len(index))
+        return kept(exact, index, *rest)
+
+    monkeypatch.setattr(viscous, "solve", spy)
+    phi = scale * np.clip(distances(2, 1.0, 24.0) - 6.0, -5.0, 5.0)
+    for dtype in (np.float32, np.float64):
+        viscous_distance(phi.astype(dtype), scale, 0.5 * scale, band_mm=5.0 * scale)
+    assert listed[0] == listed[1] < 0.5 * phi.size
+
+
 def test_the_error_falls_with_the_square_of_the_voxel():
     """Where ε is more than half a voxel: two grids, a factor of at least three."""
     errors = []
