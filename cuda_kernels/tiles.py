@@ -241,6 +241,17 @@ def inspect_tiles(phi: Array, tiles: Array, bits: Array, rim: Array, out: Array)
         out[t, 3] = at_least
 
 
+def list_band(phi: Array, width: float) -> tuple[Array, Array, Array]:
+    """List the tiles that hold a voxel with |phi| < width, the bits of those voxels and the rim."""
+    touched = np.empty(tile_count(phi.shape), np.bool_)
+    touched_tiles(phi, width, touched)
+    numbers = np.flatnonzero(touched)
+    bits = np.empty((len(numbers), ROWS), np.uint16)
+    rim = np.empty_like(bits)
+    band_rows(phi, width, numbers, bits, rim)
+    return numbers, bits, rim
+
+
 def tile_count(shape: tuple[int, ...]) -> int:
     """Return how many tiles cover a field."""
     return int(np.prod([-(-n // size) for n, size in zip(shape, TILE, strict=True)]))

@@ -127,10 +127,15 @@ def fit_once(
     return Appearance(slope, outer, contrast, residual, weight, noise, parts)
 
 
-def block_size(spacing: tuple[float, ...], shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Voxels along the edges of the blocks in which moments are summed."""
-    size = np.maximum(np.round(BLOCK * max(spacing) / np.array(spacing)), 1)
-    return np.minimum(size, shape).astype(np.int64)
+def block_moments(
+    weight: Values, first: Values, second: Values, band: Band, shape: tuple[int, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Sum ω (1, a, a², b, a b) over blocks: the sums (5, ...) and the voxels along their edges."""
+    size = np.maximum(np.round(BLOCK * max(band.spacing) / np.array(band.spacing)), 1)
+    size = np.minimum(size, shape).astype(np.int64)
+    sums = np.zeros((5, *(-(-np.array(shape) // size))))
+    kernels.block_sums(band.index, size, weight, first, second, sums)
+    return sums, size
 
 
 def misfit(fit: Appearance, band: Band, shape: tuple[int, ...]) -> tuple[float, Values]:
@@ -141,10 +146,8 @@ def misfit(fit: Appearance, band: Band, shape: tuple[int, ...]) -> tuple[float, 
     and in a Gaussian window around its voxels (n,); the window's is believed as far as the whole
     is beyond white noise, which makes few blocks differ by chance.
     """
-    size = block_size(band.spacing, shape)
-    sums = np.zeros((5, *(-(-np.array(shape) // size))))
     own = fit.weight * fit.residual
-    kernels.block_sums(band.index, size, np.ones_like(own), own, own, sums)
+    sums, size = block_moments(np.ones_like(own), own, own, band, shape)
     together, alone = np.square(sums[1]), sums[2]
     whole = formulas.excess(float(together.sum()), float(alone.sum()))
     width = MISFIT_LENGTH * max(band.spacing) / (size * np.asarray(band.spacing))
@@ -185,9 +188,7 @@ def _local_means(
     length_mm: float,
 ) -> tuple[Values, Values]:
     """Weighted regression I ~ μ_out + D P in a Gaussian window of the given s.d."""
-    size = block_size(band.spacing, shape)
-    sums = np.zeros((5, *(-(-np.array(shape) // size))))
-    kernels.block_sums(band.index, size, weight, inside, samples, sums)
+    sums, size = block_moments(weight, inside, samples, band, shape)
     width = length_mm / (size * band.spacing)
     total = sums.sum(axis=(1, 2, 3))
     local = _smoothed(sums, width)

@@ -84,22 +84,13 @@ def refine(
         If the lumen is lost or explodes.
     """
     clock = time.perf_counter()
-    require_same_grids(level_set, volume, channels)
-    grid = volume.grid
+    arrays = arrays_of(level_set, volume, speed, channels)
+    spacing = volume.grid.spacing_mm
     found = refine_array(
-        level_set.phi_mm,
-        volume.values,
-        grid.spacing_mm,
-        settings,
-        sigma_mm=level_set.sigma_mm,
-        band_mm=level_set.band_mm,
-        speed=given_speed(speed, grid),
-        channels=[channel.values for channel in channels],
-        device=device,
-        progress=progress,
+        spacing_mm=spacing, settings=settings, device=device, progress=progress, **arrays
     )
     return Refinement(
-        LevelSet(found.phi_mm, grid, found.band_mm),
+        LevelSet(found.phi_mm, volume.grid, found.band_mm),
         found.sigma_mm,
         found.reason,
         len(found.history),
@@ -227,19 +218,25 @@ def pose(
     channels: Sequence[Volume] = (),
 ) -> Problem:
     """Check start and image against each other and bring them into one problem for the CPU."""
-    require_same_grids(level_set, volume, channels)
-    grid = volume.grid
-    problem = problem_of(
-        level_set.phi_mm,
-        volume.values,
-        grid.spacing_mm,
-        settings,
-        sigma_mm=level_set.sigma_mm,
-        band_mm=level_set.band_mm,
-        speed=given_speed(speed, grid),
-        channels=[channel.values for channel in channels],
-    )
-    return at_start(problem)
+    arrays = arrays_of(level_set, volume, speed, channels)
+    return at_start(problem_of(spacing_mm=volume.grid.spacing_mm, settings=settings, **arrays))
+
+
+def arrays_of(
+    level_set: LevelSet, volume: Volume, speed: ArrayLike | None, channels: Sequence[Volume]
+) -> dict[str, Any]:
+    """Check that start and images lie on one grid and return what a refinement takes of them."""
+    require_same_grid("level set", level_set.grid, volume.grid)
+    for channel in channels:
+        require_same_grid("channel", channel.grid, volume.grid)
+    return {
+        "phi": level_set.phi_mm,
+        "image": volume.values,
+        "sigma_mm": level_set.sigma_mm,
+        "band_mm": level_set.band_mm,
+        "speed": given_speed(speed, volume.grid),
+        "channels": [channel.values for channel in channels],
+    }
 
 
 def at_start(problem: Problem) -> Problem:
@@ -255,13 +252,6 @@ def at_start(problem: Problem) -> Problem:
     one = problem.sigma.size == 1
     sigma = np.full(start.shape, problem.sigma.item()) if one else problem.sigma
     return replace(problem, start=start, sigma=sigma)
-
-
-def require_same_grids(level_set: LevelSet, volume: Volume, channels: Sequence[Volume]) -> None:
-    """Refuse a start or an image of the blood's speed on another grid than the image's."""
-    require_same_grid("level set", level_set.grid, volume.grid)
-    for channel in channels:
-        require_same_grid("channel", channel.grid, volume.grid)
 
 
 def require_same_grid(what: str, found: Grid, grid: Grid) -> None:

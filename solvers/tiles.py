@@ -72,10 +72,4 @@ class Tiles:
 
 def collect_tiles(phi: NDArray, width: float) -> Tiles:
     """List the band |phi| < width of a 3-D field; an infinite width takes the whole box."""
-    touched = np.empty(kernels.tile_count(phi.shape), np.bool_)
-    kernels.touched_tiles(phi, width, touched)
-    numbers = np.flatnonzero(touched)
-    bits = np.empty((len(numbers), kernels.ROWS), np.uint16)
-    rim = np.empty_like(bits)
-    kernels.band_rows(phi, width, numbers, bits, rim)
-    return Tiles(phi.shape, width, numbers, bits, rim)
+    return Tiles(phi.shape, width, *kernels.list_band(phi, width))

@@ -63,7 +63,7 @@ class SegmentSettings(Settings):
     tile: int = Field(144, ge=64, multiple_of=STRIDE, description="largest tile, voxels")
     overlap: int = Field(32, ge=0, le=MAX_OVERLAP, description="of neighbouring tiles, voxels")
     accurate: bool = Field(
-        False, description="average over all flips, overlap of 48; 3 times slower in 3-D"
+        False, description="average over all flips, in 3-D 8 runs a tile for 4; overlap of 48"
     )
     bf16: bool | None = Field(None, description="default: where the device computes in bfloat16")
     device: DeviceName = Field("cpu", description="cpu, cuda or cuda:N")

@@ -82,12 +82,7 @@ def smooth(phi: Array, rng: np.random.Generator) -> Array:
 
 def band(phi: Array, width: float) -> tuple[Array, Array, Array, Array]:
     """Return the twin's tiles (int32), their number (1,), bits and rim."""
-    touched = np.empty(tiles.tile_count(phi.shape), np.bool_)
-    tiles.touched_tiles(phi, width, touched)
-    numbers = np.flatnonzero(touched)
-    bits = np.empty((len(numbers), tiles.ROWS), np.uint16)
-    rim = np.empty_like(bits)
-    tiles.band_rows(phi, width, numbers, bits, rim)
+    numbers, bits, rim = tiles.list_band(phi, width)
     return numbers.astype(np.int32), np.array([len(numbers)], np.int32), bits, rim
 
 

@@ -143,7 +143,10 @@ class Options:
         int, typer.Option(help="Cases of these that go to val/ instead of train/.")
     ] = 0
     accurate: Annotated[
-        bool, typer.Option("--accurate", help="Network: all flips, more overlap; 3 times slower.")
+        bool,
+        typer.Option(
+            "--accurate", help="Network: all flips, twice those by default; more overlap."
+        ),
     ] = False
     format: Annotated[Literal["npy", "h5"], typer.Option(help="Files of the data set.")] = "npy"
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None
