@@ -1,14 +1,16 @@
 """How the images depend on the wall: blur, local intensities, noise.
 
-Scan: I_k = μ_out(x) + D(x) P_k(phi) + noise, with P the blurred lumen. Image of the blood's speed:
-the same with the blurred ramp of a flow that rests at the wall. μ_out and D vary slowly. Both may
-be the length of a noisy vector (magnitude images, speeds), which noise makes longer.
+I_k = μ_out(x) + D(x) P_k(phi) + noise, with P the blurred lumen, or, in images of the blood's speed
+and of its signal times its speed, the blurred ramp of a flow that rests at the wall. μ_out and D
+vary slowly. Both images may be the length of a noisy vector (magnitude images, speeds), which noise
+makes longer.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -164,16 +166,20 @@ def noise_parts(image: NDArray) -> int:
 
 
 def estimate_psf(
-    image: NDArray, band: Band, psf: float, means_mm: float, parts: int, averages: float = 1.0
+    image: NDArray,
+    band: Band,
+    profile: Callable[[float], Profile],
+    psf: float,
+    means_mm: float,
+    parts: int,
 ) -> float:
     """Blur that leaves the smallest residual near the wall; parabola through the best three."""
-    start = fit_appearance(image, band, lumen_profile(band, psf, averages), means_mm, parts)
+    start = fit_appearance(image, band, profile(psf), means_mm, parts)
     before = start if start.parts > 1 else None
 
     @functools.cache
     def cost(n: int) -> float:
-        profile = lumen_profile(band, PSF_RANGE[n], averages)
-        fit = fit_once(image, band, profile, means_mm, start.parts, before)
+        fit = fit_once(image, band, profile(float(PSF_RANGE[n])), means_mm, start.parts, before)
         return float(np.mean(np.minimum(np.abs(fit.residual[: band.core]), 4.0 * fit.noise) ** 2))
 
     return formulas.choose_psf(PSF_RANGE, cost, psf)

@@ -192,8 +192,9 @@ def map_for(device: Device, problem: Problem, parts: int, room: int) -> Map:
     start = xp.empty(shape, real)
     box = box_of(device, start, problem.spacing)
     numbers = Numbers(box.zeros(16, dtype=np.float64))
-    louder = math.sqrt(problem.settings.averages)
-    kinds = [(parts, louder, False)] + len(problem.channels) * [(problem.wall_dims + 1, 1.0, True)]
+    flow = problem.flow_parts, 1.0, True
+    scan = flow if problem.shows_flow else (parts, math.sqrt(problem.settings.averages), False)
+    kinds = [scan] + len(problem.channels) * [flow]
     looks = tuple(look_for(box, *kind) for kind in kinds)
     sigma = box.empty(dtype=np.float64)
     here = replace(problem, image=looks[0].image, start=start, sigma=sigma,
@@ -541,11 +542,11 @@ def launch_posterior(to: Map) -> None:
     """Write the final distance into ``field``, its s.d. and the estimates: ``step.posterior``."""
     sigma = to.spread
     at, box, problem, (count, core) = to.lists, to.box, to.problem, to.band
-    launch, median, unit = box.device.launch, to.scalars["median"], problem.unit
+    launch, median = box.device.launch, to.scalars["median"]
     launch_band(to, to.phi)
     launch_view(to, judge=True)
     launch("wall_sigma", at["known"], at["pin"], at["stiffness"], at["sigma"], at["misfit"],
-           step.SIGMA_FLOOR * unit, problem.wall_dims, at["x"], core)  # fmt: skip
+           problem.least_sigma_mm, problem.wall_dims, at["x"], core)  # fmt: skip
     launch_ranked(to, at["stiffness"], core, to.scalars["estimates"][0:1])
     launch_ranked(to, at["x"], core, median)
     launch_at_wall(to, at["x"], core, at["raw"], median)

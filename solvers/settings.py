@@ -23,6 +23,9 @@ class RefineSettings(Settings):
     """S.d. of the point spread in voxels without the voxel box; estimated if absent."""
     means_length: Annotated[float, Field(ge=2.0, le=1000.0)] = 4.0
     """Length over which the intensities of lumen and surroundings may vary."""
+    profile: Literal["lumen", "flow"] = "lumen"
+    """map: what the scan shows of the blood. ``flow``: its speed, or the magnitude times its speed
+    (PC-MRA), which falls to nothing at the wall."""
     averages: Annotated[float, Field(ge=1.0, le=1000.0)] = 1.0
     """Magnitude images whose mean the scan is: each had more noise than the mean has, and that
     lifts what is dark."""

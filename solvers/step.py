@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from vesselseg.cuda_kernels import displacement as formulas
 
 from .appearance import (
     Appearance,
+    Profile,
     estimate_psf,
     fit_appearance,
     flow_profile,
@@ -32,6 +34,7 @@ AVERAGED = 2.5  # largest spacings: over which a wall without detail averages th
 DETAIL = 40.0  # largest spacings to the wall's dimension: how much seen roughness softens it
 TRIM = 0.05  # of the wall, at tips and creases, may still move when the wall is said to rest
 SIGMA_FLOOR = 0.02  # of the wall position, in largest spacings: the redistancer's and model's own
+FLOW_FLOOR = 0.12  # the same where the scan is that of a flow, whose law at the wall is not known
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,21 @@ class Problem:
     def unit(self) -> float:
         """Largest voxel size, mm."""
         return max(self.spacing[-self.wall_dims - 1 :])
+
+    @property
+    def shows_flow(self) -> bool:
+        """Whether the scan is an image of a flow."""
+        return self.settings.profile == "flow"
+
+    @property
+    def flow_parts(self) -> int:
+        """Components of a velocity."""
+        return self.wall_dims + 1
+
+    @property
+    def least_sigma_mm(self) -> float:
+        """S.d. of the wall that no image takes away."""
+        return self.unit * (FLOW_FLOOR if self.shows_flow else SIGMA_FLOOR)
 
     @property
     def voxel_mm(self) -> float:
@@ -103,8 +121,9 @@ def map_step(problem: Problem, state: State) -> State:
     band = make_band(state.phi, problem.spacing, problem.band_mm)
     if problem.settings.psf is None and state.steps in LEARN_BLUR_AT:
         means = problem.settings.means_length * problem.unit
-        known = noise_parts(problem.image), problem.settings.averages
-        state = replace(state, psf=estimate_psf(problem.image, band, state.psf, means, *known))
+        profile, parts = functools.partial(scan_profile, problem, band), scan_parts(problem)
+        psf = estimate_psf(problem.image, band, profile, state.psf, means, parts)
+        state = replace(state, psf=psf)
     view = see(problem, band, state.psf)
     step = solve_displacement(view.data, view.prior, view.table, problem.spacing, problem.area_mm)
     limit = MAX_STEP * problem.unit
@@ -143,13 +162,24 @@ def see(problem: Problem, band: Band, psf: float) -> View:
 def observe(problem: Problem, band: Band, psf: float) -> tuple[Appearance, ...]:
     """Fit the model of the scan and those of the images of the blood's speed."""
     means = problem.settings.means_length * problem.unit
-    lumen = lumen_profile(band, psf, problem.settings.averages)
-    seen = [(problem.image, lumen, noise_parts(problem.image))]
+    seen = [(problem.image, scan_profile(problem, band, psf), scan_parts(problem))]
     for channel in problem.channels:
-        seen.append((channel, flow_profile(band, psf), problem.wall_dims + 1))
+        seen.append((channel, flow_profile(band, psf), problem.flow_parts))
     return tuple(
         fit_appearance(image, band, profile, means, parts) for image, profile, parts in seen
     )
+
+
+def scan_profile(problem: Problem, band: Band, psf: float) -> Profile:
+    """Return what the scan shows of the lumen: all of it alike, or its flow."""
+    if problem.shows_flow:
+        return flow_profile(band, psf)
+    return lumen_profile(band, psf, problem.settings.averages)
+
+
+def scan_parts(problem: Problem) -> int:
+    """Return of how many noisy parts a value of the scan is the length."""
+    return problem.flow_parts if problem.shows_flow else noise_parts(problem.image)
 
 
 def linearise(band: Band, looks: tuple[Appearance, ...], owner: NDArray[np.int32]) -> Data:
@@ -215,7 +245,7 @@ def posterior(problem: Problem, state: State) -> tuple[NDArray, NDArray, dict[st
     misfits = [misfit(look, band, problem.image.shape) for look in view.looks]
     worst = np.maximum.reduce([here for _, here in misfits])[: band.core]
     core_sigma = formulas.doubted_sigma(core_sigma, sigma_at(problem, band), worst)
-    core_sigma = np.hypot(core_sigma, SIGMA_FLOOR * problem.unit)
+    core_sigma = np.hypot(core_sigma, problem.least_sigma_mm)
     sigma = band.spread(core_sigma, float(np.median(core_sigma)))
     contrast, noise = contrast_of(view), view.looks[0].noise
     estimates = {

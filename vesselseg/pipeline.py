@@ -146,9 +146,11 @@ def build_prior(
     level_set = level_set_of(whole(start))
     level_set = whole(chosen(half(level_set), config))
     settings = config.refine
+    evidences: list[Volume] = []
     if flow is not None:
-        flow, settings = averaged(flow, volume, half(level_set), config)
-    evidences = [whole(speed(flow))] if flow is not None and config.flow.channel else []
+        flow, settings = shown(flow, volume, half(level_set), config)
+        if config.flow.channel and flow.with_magnitude:  # else the scan is the speed
+            evidences = [whole(speed(flow))]
     refined, device = refined_on(device, level_set, whole(volume), evidences, settings, progress)
     if about is not None:
         refined = meridian.half_refinement(refined)
@@ -156,7 +158,8 @@ def build_prior(
     estimates = refined.estimates | topology_report(level_set.phi_mm)
     refined = replace(refined, level_set=level_set, estimates=estimates)
     evidence = None if probability is None else probability.model_id
-    if evidence == shipped().model_id and config.refine == RefineSettings() and not evidences:
+    usual = config.refine == RefineSettings() and settings.profile == "lumen" and not evidences
+    if usual and evidence == shipped().model_id:
         refined = calibrated(refined)
     if flow is not None:
         flow = corrected(flow, level_set.phi_mm, volume.values, config.flow)
@@ -190,16 +193,18 @@ def speed(flow: Flow) -> Volume:
     return Volume(flow.speed, flow.grid, flow.name)
 
 
-def averaged(
+def shown(
     flow: Flow, volume: Volume, level_set: LevelSet, config: PipelineConfig
 ) -> tuple[Flow, RefineSettings]:
-    """Let the noise of the velocity say of how many magnitude images the scan is the mean."""
+    """Say what the scan beside a flow shows, where the settings do not.
+
+    The speed itself, or magnitude: the noise of the velocity tells of how many images the mean.
+    """
     core = level_set.phi_mm < -volume.grid.h_max
-    count = averages(flow, volume.values, core, config.flow)
-    flow = replace(flow, averaged=count)
-    if "averages" in config.refine.model_fields_set or not flow.with_magnitude:
-        return flow, config.refine
-    return flow, config.refine.model_copy(update={"averages": count})
+    flow = replace(flow, averaged=averages(flow, volume.values, core, config.flow))
+    known = {"averages": flow.averaged} if flow.with_magnitude else {"profile": "flow"}
+    unsaid = {k: v for k, v in known.items() if k not in config.refine.model_fields_set}
+    return flow, config.refine.model_copy(update=unsaid)
 
 
 def itself(held: Held) -> Held:

@@ -436,6 +436,16 @@ def test_map_on_a_device_sees_the_speed_of_the_blood(gpu):
     assert found.estimates["psf_voxels"] == 0.7
 
 
+@pytest.mark.slow
+def test_map_on_a_device_knows_the_scan_of_a_flow(gpu, monkeypatch):
+    monkeypatch.setattr(step, "LEARN_BLUR_AT", (1,))
+    start, _, settings = map_case(2)
+    depth = np.maximum(-start.phi_mm, 0.0)
+    noise = 0.1 * np.abs(np.random.default_rng(1).normal(size=depth.shape))
+    flow = settings.model_copy(update={"profile": "flow"})
+    require_the_same_map(gpu, (start, vs.Volume(depth + noise, start.grid), flow))
+
+
 def plane_case(iterations):
     grid = vs.Grid.from_spacing((30, 27), (1.0, 0.8))
     y, x = np.indices(grid.shape_kji)

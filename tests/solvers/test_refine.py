@@ -235,6 +235,24 @@ def test_a_speed_image_beside_the_scan_sharpens_the_wall():
     assert abs(both[3]) <= 0.02
 
 
+def test_the_scan_of_a_flow_alone_places_its_wall():
+    """Blood at rest shows nothing: where half of the signal is reached lies far inside the wall."""
+    shape = phantoms.make("tube", radius=4.0)
+    grid = shape.grid(1.0)
+    phi = shape.phi(grid)
+    start = LevelSet((phi + 0.7 * wave(grid)).astype(np.float32), grid, 4.5)
+    speed = speed_image(shape, grid, 0.08, 0)
+    found = {p: refine(start, speed, RefineSettings(profile=p)) for p in ("lumen", "flow")}
+    errors = {p: metrics.wall_errors(f.level_set.phi_mm, phi, grid) for p, f in found.items()}
+    assert errors["lumen"]["bias_voxel"] > 0.5
+    assert (
+        abs(errors["flow"]["bias_voxel"]) < step.FLOW_FLOOR
+    )  # one s.d. of what the law is not known
+    assert errors["flow"]["rms_voxel"] < 0.15
+    cover = metrics.coverage(found["flow"].level_set.phi_mm, phi, found["flow"].sigma_mm, grid)
+    assert cover["within_2"] > 0.9
+
+
 @pytest.mark.parametrize(
     ("gain", "shift"), [(250.0, 1000.0), (1e-3, 0.0), (-1.0, 1.0)], ids=["MR", "small", "black"]
 )

@@ -1,6 +1,7 @@
 """Measured velocity: what is read, what is refused, and the flow that comes out of a phantom."""
 
 import functools
+from dataclasses import replace
 
 import h5py
 import nibabel as nib
@@ -15,7 +16,7 @@ from vesselseg.fields import LevelSet, Refinement, StopReason
 from vesselseg.flow import Flow, FlowSettings, averages, corrected, in_world, parse_speed, sigma_u
 from vesselseg.grid import Grid
 from vesselseg.io import read_flow, read_volume
-from vesselseg.pipeline import PipelineConfig, averaged
+from vesselseg.pipeline import PipelineConfig, shown, speed
 from vesselseg.prior.boundary import BoundaryPrior
 from vesselseg.prior.check import check
 from vesselseg.prior.fields import traction_scale
@@ -373,10 +374,20 @@ def test_the_path_takes_the_averages_from_the_velocity():
     shape, grid, _, scans = tube_scan(6.0)
     volume, flow = scans[0]
     level = LevelSet(np.clip(shape.phi(grid), -5, 5), grid, 5.0)
-    found, settings = averaged(flow, volume, level, PipelineConfig())
+    found, settings = shown(flow, volume, level, PipelineConfig())
     assert 2.5 < settings.averages < 6.0 and found.averaged == settings.averages
     own = PipelineConfig(refine=RefineSettings(averages=1.0))
-    assert averaged(flow, volume, level, own)[1].averages == 1.0
+    assert shown(flow, volume, level, own)[1].averages == 1.0
+
+
+def test_the_path_knows_a_scan_of_the_speed_itself():
+    _, grid, _, scans = tube_scan(6.0)
+    flow = replace(scans[0][1], with_magnitude=False)
+    level = LevelSet(np.ones(grid.shape_kji), grid, 5.0)
+    seen = speed(flow)
+    assert shown(flow, seen, level, PipelineConfig())[1] == RefineSettings(profile="flow")
+    own = PipelineConfig(refine=RefineSettings(profile="lumen"))
+    assert shown(flow, seen, level, own)[1].profile == "lumen"
 
 
 def test_velocity_beyond_its_venc_is_doubted_and_far_beyond_refused(tmp_path):
