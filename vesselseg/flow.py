@@ -37,7 +37,7 @@ class FlowSettings(Settings):
     background : "none" or "linear"
         Subtract a linear function of space fitted to static tissue.
     channel : bool
-        Let the refinement see the speed as a second image.
+        Let the refinement see the speed as a second image beside the magnitude.
     noise_factor : float
         Variance of a velocity in units of (venc / π / SNR)²: 2 for a reference-subtracted
         measurement, 4 where a scan without flow was subtracted too.
