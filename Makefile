@@ -11,8 +11,9 @@ NO_VENV := vesselseg: error: $(PYTHON) cannot make virtual environments; \
 demo: .venv/.core
 	$(BIN)/vesselseg demo -o out --overwrite
 
+# Two workers for two cores; a file's tests stay together, for they share what they set up.
 test: .venv/.test
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .
