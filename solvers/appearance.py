@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -29,7 +28,7 @@ BLOCK = 4.0  # edge of the blocks in which moments are summed, in largest spacin
 PSF_RANGE = np.array([0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2])
 MISFIT_LENGTH = 8.0  # largest spacings: s.d. of the window in which residuals are judged
 RIDGE = 2.0  # pseudo-samples that pull an empty neighbourhood to the global intensities
-DEEP = 1.5  # largest spacings below the wall: the flow deeper in follows no simple law
+DEEP = 2.0  # largest spacings below the wall: the flow deeper in follows no simple law
 CLEAR = 4.0  # in s.d. of the noise: a vector of this length is as long as without it
 
 Values = NDArray[np.float64]
@@ -166,20 +165,16 @@ def noise_parts(image: NDArray) -> int:
 
 
 def estimate_psf(
-    image: NDArray,
-    band: Band,
-    profile: Callable[[float], Profile],
-    psf: float,
-    means_mm: float,
-    parts: int,
+    image: NDArray, band: Band, psf: float, means_mm: float, parts: int, averages: float = 1.0
 ) -> float:
     """Blur that leaves the smallest residual near the wall; parabola through the best three."""
-    start = fit_appearance(image, band, profile(psf), means_mm, parts)
+    start = fit_appearance(image, band, lumen_profile(band, psf, averages), means_mm, parts)
     before = start if start.parts > 1 else None
 
     @functools.cache
     def cost(n: int) -> float:
-        fit = fit_once(image, band, profile(float(PSF_RANGE[n])), means_mm, start.parts, before)
+        profile = lumen_profile(band, PSF_RANGE[n], averages)
+        fit = fit_once(image, band, profile, means_mm, start.parts, before)
         return float(np.mean(np.minimum(np.abs(fit.residual[: band.core]), 4.0 * fit.noise) ** 2))
 
     return formulas.choose_psf(PSF_RANGE, cost, psf)

@@ -236,7 +236,7 @@ def map_for(device: Device, problem: Problem, parts: int, room: int) -> Map:
     )  # fmt: skip
     to.steps["begin"] = device.record(lambda: launch_begin(to))
     to.steps["step"] = device.record(lambda: launch_step(to, False))
-    if problem.settings.psf is None:
+    if problem.learns_blur:
         to.steps["learn"] = device.record(lambda: launch_step(to, True))
     to.steps["end"] = device.record(lambda: launch_posterior(to))
     return to
@@ -494,7 +494,7 @@ def launch_prior(to: Map) -> None:
     box.launch("sample_at", to.start, *here, at["moved"], *box.shape)
     launch("wall_prior", at["detail"], to.scalars["median"], at["rough"], at["core_precision"],
            (step.AVERAGED * unit) ** 4, step.DETAIL * unit**problem.wall_dims,
-           step.SIGMA_FLOOR * unit, problem.area_mm, problem.wall_dims, at["sigma"],
+           problem.least_start_mm, problem.area_mm, problem.wall_dims, at["sigma"],
            at["stiffness"], at["pin"], at["total"], at["weight"], at["load"], core)  # fmt: skip
 
 
@@ -630,7 +630,7 @@ def _refined(to: Map, problem: Problem, rests: Rests, progress: Progress, bring:
     to.steps["begin"]()
     begun = Numbers(to_host(device, numbers.array))
     watch = watch_over(problem, int(begun.size[2]), begun.sums)
-    learns = problem.settings.psf is None
+    learns = problem.learns_blur
 
     def take(number: int) -> Array:
         to.steps["learn" if learns and number in step.LEARN_BLUR_AT else "step"]()

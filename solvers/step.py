@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,7 +33,8 @@ AVERAGED = 2.5  # largest spacings: over which a wall without detail averages th
 DETAIL = 40.0  # largest spacings to the wall's dimension: how much seen roughness softens it
 TRIM = 0.05  # of the wall, at tips and creases, may still move when the wall is said to rest
 SIGMA_FLOOR = 0.02  # of the wall position, in largest spacings: the redistancer's and model's own
-FLOW_FLOOR = 0.12  # the same where the scan is that of a flow, whose law at the wall is not known
+FLOW_FLOOR = 0.2  # the same where the scan is that of a flow: blunt or parabolic, nobody knows
+FLOW_START = 1.0  # least s.d. of the start there, in largest spacings: slow blood is not seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +70,19 @@ class Problem:
         return self.wall_dims + 1
 
     @property
+    def learns_blur(self) -> bool:
+        """Whether the blur is estimated: that of a ramp is no other than a shift of it."""
+        return self.settings.psf is None and not self.shows_flow
+
+    @property
     def least_sigma_mm(self) -> float:
         """S.d. of the wall that no image takes away."""
         return self.unit * (FLOW_FLOOR if self.shows_flow else SIGMA_FLOOR)
+
+    @property
+    def least_start_mm(self) -> float:
+        """S.d. of the start that it has at least."""
+        return self.unit * (FLOW_START if self.shows_flow else SIGMA_FLOOR)
 
     @property
     def voxel_mm(self) -> float:
@@ -119,11 +129,10 @@ def first_psf(settings: RefineSettings) -> float:
 def map_step(problem: Problem, state: State) -> State:
     """Gauss-Newton step on the posterior of the wall's displacement."""
     band = make_band(state.phi, problem.spacing, problem.band_mm)
-    if problem.settings.psf is None and state.steps in LEARN_BLUR_AT:
+    if problem.learns_blur and state.steps in LEARN_BLUR_AT:
         means = problem.settings.means_length * problem.unit
-        profile, parts = functools.partial(scan_profile, problem, band), scan_parts(problem)
-        psf = estimate_psf(problem.image, band, profile, state.psf, means, parts)
-        state = replace(state, psf=psf)
+        known = noise_parts(problem.image), problem.settings.averages
+        state = replace(state, psf=estimate_psf(problem.image, band, state.psf, means, *known))
     view = see(problem, band, state.psf)
     step = solve_displacement(view.data, view.prior, view.table, problem.spacing, problem.area_mm)
     limit = MAX_STEP * problem.unit
@@ -228,7 +237,7 @@ def wall_prior(problem: Problem, band: Band, table: NDArray[np.uint32], known: V
 def sigma_at(problem: Problem, band: Band) -> Values:
     """S.d. of the start at the core voxels, constant along normals."""
     sigma = band.points.extend(problem.sigma)[: band.core]
-    return np.asarray(np.maximum(sigma, SIGMA_FLOOR * problem.unit))
+    return np.asarray(np.maximum(sigma, problem.least_start_mm))
 
 
 def contrast_of(view: View) -> float:

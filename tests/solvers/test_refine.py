@@ -236,19 +236,20 @@ def test_a_speed_image_beside_the_scan_sharpens_the_wall():
 
 
 def test_the_scan_of_a_flow_alone_places_its_wall():
-    """Blood at rest shows nothing: where half of the signal is reached lies far inside the wall."""
-    shape = phantoms.make("tube", radius=4.0)
+    """Blood at rest shows nothing: where half of the signal is reached lies far inside the wall.
+
+    So does the start, and it believes too much of itself.
+    """
+    shape = phantoms.make("tube", radius=5.0)
     grid = shape.grid(1.0)
     phi = shape.phi(grid)
-    start = LevelSet((phi + 0.7 * wave(grid)).astype(np.float32), grid, 4.5)
+    sure = np.full(grid.shape_kji, 0.2)
+    start = LevelSet((phi + 1.2 + 0.4 * wave(grid)).astype(np.float32), grid, 4.5, sigma_mm=sure)
     speed = speed_image(shape, grid, 0.08, 0)
     found = {p: refine(start, speed, RefineSettings(profile=p)) for p in ("lumen", "flow")}
     errors = {p: metrics.wall_errors(f.level_set.phi_mm, phi, grid) for p, f in found.items()}
-    assert errors["lumen"]["bias_voxel"] > 0.5
-    assert (
-        abs(errors["flow"]["bias_voxel"]) < step.FLOW_FLOOR
-    )  # one s.d. of what the law is not known
-    assert errors["flow"]["rms_voxel"] < 0.15
+    assert errors["lumen"]["bias_voxel"] > 1.0
+    assert abs(errors["flow"]["bias_voxel"]) < step.FLOW_FLOOR  # what its law is not known by
     cover = metrics.coverage(found["flow"].level_set.phi_mm, phi, found["flow"].sigma_mm, grid)
     assert cover["within_2"] > 0.9
 
