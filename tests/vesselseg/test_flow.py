@@ -21,6 +21,7 @@ from vesselseg.prior.boundary import BoundaryPrior
 from vesselseg.prior.check import check
 from vesselseg.prior.fields import traction_scale
 from vesselseg.prior.file import decode
+from vesselseg.prior.page import page
 from vesselseg.solvers.refine import refine
 from vesselseg.solvers.settings import RefineSettings
 from vesselseg.synth.flow_mri import FlowModel, flow_scan
@@ -108,6 +109,7 @@ def test_the_fluid_is_stored_as_it_is_set():
     found = BoundaryPrior(*decode(thinning.to_bytes())).attributes["/physics"]
     assert (found["model"], found["nu_zero"]) == ("carreau", 6e-5)
     assert 0.0 < found["exponent"] < 1.0 < found["relaxation_s"]  # of blood: shear-thinning
+    assert any("carreau, viscosity at high shear 3.3" in line for line in page(thinning))
 
 
 def test_profiles_vanish_on_the_rim_and_are_parabolic_inside():

@@ -110,6 +110,7 @@ def _velocity(prior: BoundaryPrior) -> list[str]:
     lines = ["", f"  {'velocity':<{WIDTH}} {', '.join(words)}"]
     if fluid := prior.attributes.get("/physics"):
         nu, spread = (1e6 * float(fluid[n]) for n in ("nu_mean", "nu_std"))
-        text = f"{fluid['model']}, viscosity {nu:.3g} ± {spread:.2g} mm²/s"
+        where = " at high shear" if fluid["model"] == "carreau" else ""
+        text = f"{fluid['model']}, viscosity{where} {nu:.3g} ± {spread:.2g} mm²/s"
         lines.append(f"  {'fluid':<{WIDTH}} {text}")
     return lines
