@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from vesselseg import study
 from vesselseg.errors import DataError, EnvironmentFault, InputError
 from vesselseg.study import claims, engines, ledger, results, runner, tuning
 from vesselseg.study.perform import Work
-from vesselseg.study.plan import Study
+from vesselseg.study.plan import Study, stage_function
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = of("number", cases={"snr": [3, 6]}, space={"a": [1.0, 2.5]})
@@ -315,7 +316,6 @@ def test_b191_garbage_in_the_middle_is_refused_with_its_line(tmp_path):
 
 def test_f26_two_runners_share_a_study(tmp_path):
     folder, asked = tmp_path / "s", of("logged", draws=50)
-    study.run({**asked}, folder, engine=None) if False else None
     summaries = []
 
     def runner():
@@ -330,6 +330,26 @@ def test_f26_two_runners_share_a_study(tmp_path):
     assert len(begun) == len(set(begun)) == 50
     assert sum(s.ran for s in summaries) == 50
     assert all(s.done == 50 for s in summaries)
+
+
+def test_a_thread_that_loads_a_stage_holds_no_other_up(tmp_path):
+    begun, free = tmp_path / "begun", tmp_path / "free"
+    script = tmp_path / "slow.py"
+    script.write_text(
+        "import pathlib, time\n"
+        f"pathlib.Path({str(begun)!r}).touch()\n"
+        f"while not pathlib.Path({str(free)!r}).exists():\n    time.sleep(0.01)\n"
+        "def stage(case):\n    return {}\n"
+    )
+    thread = threading.Thread(target=stage_function, args=(f"{script}:stage",))
+    thread.start()
+    try:
+        while not begun.exists():
+            time.sleep(0.01)
+        assert study.run(of("number", draws=2), tmp_path / "s").done == 2
+    finally:
+        free.touch()
+        thread.join()
 
 
 def test_f15_without_locks_claims_are_files_with_a_counter(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import inspect
 import json
 import os
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -224,22 +225,21 @@ def pipeline_config(study: Study, point: Point) -> Any:
     return build(PipelineConfig, tree, "space" if point else "config")
 
 
-_loading = False
+_here = threading.local()  # whether this thread loads a stage; others may run their studies
 
 
 @functools.cache
 def stage_function(reference: str) -> Callable[..., Any]:
     """Load ``file.py:name`` or ``module:name``."""
-    global _loading
     place, _, name = reference.rpartition(":")
     if not place:
         remedy = nearest(reference, STAGES) + ", or give file.py:function"
         raise ConfigError("unknown stage", found=reference, remedy=remedy)
-    _loading = True
+    _here.loading = True
     try:
         module = _module(place)
     finally:
-        _loading = False
+        _here.loading = False
     function = getattr(module, name, None)
     if not callable(function):
         raise ConfigError("no such function", path=place, found=name)
@@ -270,7 +270,7 @@ def _module(place: str) -> Any:
 
 def refuse_while_loading() -> None:
     """Refuse to run a study from within the loading of its own stage."""
-    if _loading:
+    if getattr(_here, "loading", False):
         remedy = "put the call below: if __name__ == '__main__'"
         raise ConfigError("the script runs its study when it is imported", remedy=remedy)
 
