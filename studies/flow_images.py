@@ -1,6 +1,6 @@
 """What the wall of a scan is worth that shows the flow alone: speed, or magnitude times speed.
 
-``python studies/flow_images.py [--quick]`` (5 minutes) writes ``results/flow_images.json``: scans
+``python studies/flow_images.py [--quick]`` writes ``results/flow_images.json``: scans
 of Poiseuille flow in vessels that chose no setting, four encodings blurred and made noisy as
 complex images. The network's wall is refined on the speed and on the PC-MRA image, taken for blood
 that is bright up to the wall and for a flow that rests there; for scale also on the magnitude.

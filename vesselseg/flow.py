@@ -24,6 +24,7 @@ MOST_AVERAGED = 1000.0
 LEAST_ROUGH = 300  # second differences that tell the noise
 TORN = 0.02  # share of neighbours in the lumen that may differ by more than venc after unwrapping
 LEAST_STATIC = 200  # voxels a background is fitted to
+CARREAU = ("nu_zero", "relaxation_s", "exponent")  # what is told of that fluid beside nu
 PER_MS = {"m/s": 1.0, "cm/s": 1e-2, "mm/s": 1e-3}
 
 
@@ -73,8 +74,7 @@ class FlowSettings(Settings):
         facts = {"nu_mean": self.nu, "nu_std": self.nu_std, "rho": self.rho, "model": self.model}
         if self.model == "newtonian":
             return facts
-        names = ("nu_zero", "relaxation_s", "exponent")
-        return facts | {name: getattr(self, name) for name in names}
+        return facts | {name: getattr(self, name) for name in CARREAU}
 
 
 @dataclass(frozen=True, eq=False)

@@ -443,7 +443,9 @@ def test_map_on_a_device_knows_the_scan_of_a_flow(gpu, monkeypatch):
     depth = np.maximum(-start.phi_mm, 0.0)
     noise = 0.1 * np.abs(np.random.default_rng(1).normal(size=depth.shape))
     flow = settings.model_copy(update={"profile": "flow"})
-    require_the_same_map(gpu, (start, vs.Volume(depth + noise, start.grid), flow))
+    found = require_the_same_map(gpu, (start, vs.Volume(depth + noise, start.grid), flow))
+    assert found.estimates["psf_voxels"] == step.FIRST_PSF  # none is learnt from a ramp
+    assert found.sigma_mm.min() >= step.FLOW_FLOOR * max(start.grid.spacing_mm)
 
 
 def plane_case(iterations):

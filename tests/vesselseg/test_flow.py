@@ -16,7 +16,7 @@ from vesselseg.fields import LevelSet, Refinement, StopReason
 from vesselseg.flow import Flow, FlowSettings, averages, corrected, in_world, parse_speed, sigma_u
 from vesselseg.grid import Grid
 from vesselseg.io import read_flow, read_volume
-from vesselseg.pipeline import PipelineConfig, shown, speed
+from vesselseg.pipeline import PipelineConfig, build_prior, shown, speed
 from vesselseg.prior.boundary import BoundaryPrior
 from vesselseg.prior.check import check
 from vesselseg.prior.fields import traction_scale
@@ -390,6 +390,24 @@ def test_the_path_knows_a_scan_of_the_speed_itself():
     assert shown(flow, seen, level, PipelineConfig())[1] == RefineSettings(profile="flow")
     own = PipelineConfig(refine=RefineSettings(profile="lumen"))
     assert shown(flow, seen, level, own)[1].profile == "lumen"
+
+
+def test_the_speed_is_not_seen_twice_where_it_is_the_scan():
+    """A channel beside the magnitude adds information; beside itself it halves the variance."""
+    shape, grid, _, scans = tube_scan(6.0)
+    flow = replace(scans[0][1], with_magnitude=False)
+    start = LevelSet(np.clip(shape.phi(grid) + 0.3, -5, 5), grid, 5.0)
+    for known, same in ((flow, True), (replace(flow, with_magnitude=True), False)):
+        once, twice = (
+            build_prior(
+                speed(flow) if same else scans[0][0],
+                PipelineConfig(flow=FlowSettings(channel=channel)),
+                start=start,
+                flow=known,
+            ).arrays["/geometry/phi_std"]
+            for channel in (False, True)
+        )
+        assert np.array_equal(once, twice) == same
 
 
 def test_velocity_beyond_its_venc_is_doubted_and_far_beyond_refused(tmp_path):

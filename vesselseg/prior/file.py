@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..flow import CARREAU
 from ..grid import check_affine
 from ..io.hdf5_guard import DAMAGED, guard_hdf5, read_array
 from ..meridian import Meridian
@@ -159,7 +160,7 @@ def _fluid_fault(fluid: Mapping[str, Any] | None) -> str:
         return ""
     if fluid["model"] != "carreau":
         return f"attribute model of /physics: found {fluid['model']}, need newtonian or carreau"
-    missing = [n for n in ("nu_zero", "relaxation_s", "exponent") if n not in fluid]
+    missing = [n for n in CARREAU if n not in fluid]
     return f"attribute {missing[0]} of /physics missing" if missing else ""
 
 
